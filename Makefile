@@ -1,0 +1,57 @@
+# make demo and make test are all a newcomer needs; each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-all demo test check fmt train train-smoke evaluate bench-smoke lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/core.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the runtime packages (about a minute) ..."
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/all.stamp: $(VENV)/core.stamp
+	@echo "Installing the test and training packages (about two minutes) ..."
+	$(PIP) install -q -c constraints.txt -e '.[dev,training,bench]'
+	@touch $@
+
+setup: $(VENV)/core.stamp  ## virtual environment in .venv with what runs the radar
+setup-all: $(VENV)/all.stamp  ## the same plus tests, training and bench
+
+demo: setup  ## start the embedded stack, feed it a simulated shop with incidents, report what was found
+	$(BIN)/radar demo
+
+test: setup-all  ## all tests
+	$(BIN)/python -m pytest
+
+check: setup-all  ## ruff and mypy (strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: setup-all  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-smoke: setup-all  ## minutes: train a tiny model on the texts in the repository, export and load it
+	$(BIN)/python -m training.train --smoke
+
+train: setup-all  ## the shipped model, from the base weights and data sets (hours on 2 cores)
+	$(BIN)/python -m training.train
+
+evaluate: setup-all  ## figures of the shipped model into docs/model-card.md
+	$(BIN)/python -m training.evaluate
+
+bench-smoke: setup-all  ## clicks/s and texts/s here, beside librdkafka and in-process ONNX Runtime
+	$(BIN)/python -m bench.smoke
+
+lock: setup-all  ## write constraints.txt from the environment as installed
+	$(PIP) freeze --exclude-editable | grep -v '^demand-radar' > constraints.txt
+
+clean:  ## remove the virtual environment and local state
+	rm -rf $(VENV) .radar build *.egg-info

@@ -1,0 +1,141 @@
+"""What leaves the worker: signals, alerts, recommendations, sessions, dead letters.
+
+These are the final shapes on the Kafka topics and in ClickHouse (``sinks/schema``). Times are epoch milliseconds of
+event time. Text is always masked; spans count Unicode code points of that masked text, end exclusive. Every id is
+derived from content (source place, rule, key, window), so writing a record twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal
+
+Span = tuple[int, int]
+AlertState = Literal["open", "resolved"]
+
+
+def content_id(*parts: object) -> str:
+    """A 16-digit hexadecimal id that depends on ``parts`` alone."""
+    return blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A text that speaks for an alert, with the places that do."""
+
+    event_id: str
+    text: str
+    spans: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One review or chat message as understood by the model; topic ``signals``, table ``signals``."""
+
+    signal_id: str  # source and offset: "reviews/0/123"
+    event_id: str
+    ts: int
+    channel: Literal["review", "chat"]
+    user_id: str
+    product_id: str  # "" where the event names none
+    category: str  # "" where the catalogue does not know the product
+    session_id: str
+    rating: int  # 0: none
+    text: str
+    language: str
+    sentiment: dict[str, Any]  # {"label": "negative", "score": -0.93}
+    aspects: list[dict[str, Any]]  # [{"aspect", "sentiment", "prob", "evidence": [[start, end]]}]
+    demands: list[dict[str, Any]]  # [{"demand", "strength", "prob", "evidence"}]
+    keywords: list[str]
+    entities: list[dict[str, Any]]  # [{"type", "text", "span"}]
+    fingerprint: str  # 16 hexadecimal digits, 64-bit simhash
+    late: bool  # behind the watermark: stored, not counted
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One state of one alert; topic ``alerts``, table ``alerts`` (the newest ``updated_at`` per id wins)."""
+
+    alert_id: str
+    kind: str  # "negative_spike" | "demand_surge"
+    scope: Literal["product", "category"]
+    product_id: str  # "" in category scope
+    category: str
+    label: str  # an aspect for negative_spike, a demand for demand_surge
+    severity: int  # 1-10
+    state: AlertState
+    opened_at: int  # end of the window that opened it
+    closed_at: int  # 0 while open
+    updated_at: int  # end of the window that caused this state
+    window_start: int
+    window_end: int
+    observed: float
+    expected: float
+    band: tuple[float, float]
+    contributions: dict[str, float]  # shares of reviews, chats and clicks; they add up to 1
+    evidence: list[Quote]
+    rule: str
+    rule_version: str
+    model: str
+    note: str = ""  # e.g. "12 of 20 texts are near-duplicates"
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """A trigger for the recommendation service; topic and table ``recommendations``."""
+
+    trigger_id: str
+    ts: int
+    user_id: str
+    session_id: str
+    intent: str  # "comparing" | "abandoned_cart" | "empty_search" | "sold_out" | "asked" ...
+    product_id: str  # the product the intent is about, or ""
+    products: list[dict[str, Any]]  # best first: [{"product_id", "score", "reason"}]
+    reason: str  # one sentence for a person
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A closed session of one shopper; table ``sessions``."""
+
+    session_key: str  # user id and start: unique
+    user_id: str
+    session_id: str
+    started_at: int
+    ended_at: int
+    views: int
+    searches: int
+    empty_searches: int
+    carts: int
+    purchases: int
+    products: list[str]
+    intent: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be read; topic ``deadletters``."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    payload: str  # masked, at most 4,096 characters
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came of a block, for metrics and the accounting of a replay."""
+
+    read: int = 0
+    rejected: int = 0
+    late: int = 0
+    duplicates: int = 0
+    extra: dict[str, int] = field(default_factory=dict)
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """A record as a plain dictionary, ready for orjson or a sink."""
+    return asdict(record)

@@ -1,0 +1,102 @@
+"""Every setting of every process, in one place.
+
+A setting comes from the environment variable ``RADAR_<NAME>``; without one, from the stack that runs here
+(``<home>/stack.json``, written by ``radar up``); without that, from the default below. Secrets have no default and
+come only from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class StackFile(PydanticBaseSettingsSource):
+    """Addresses of the embedded stack that runs now, as a source of settings below the environment."""
+
+    def __call__(self) -> dict[str, Any]:
+        path = Path(self.current_state.get("home") or ".radar") / "stack.json"
+        try:
+            settings = json.loads(path.read_text())["settings"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        return {name: value for name, value in settings.items() if name in self.settings_cls.model_fields}
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError("StackFile gives all its fields at once")
+
+
+class Settings(BaseSettings):
+    """Typed settings; ``Settings()`` reads them."""
+
+    model_config = SettingsConfigDict(env_prefix="RADAR_", extra="ignore", frozen=False)
+
+    # Where things live
+    home: Path = Field(Path(".radar"), description="state of the embedded stack: logs, chDB data, stack.json")
+    model_repo: Path = Field(ROOT / "model_repo", description="Triton model repository")
+    model: str = Field("demand", description="name of the model in the repository")
+
+    # Servers
+    broker: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma separated")
+    triton: str = Field("127.0.0.1:8001", description="Triton gRPC address; empty: score in this process")
+    sink: str = Field("chdb", description="'chdb' (embedded store) or 'clickhouse' (native protocol)")
+    store: str = Field("http://127.0.0.1:8123", description="address of the embedded chDB store")
+    clickhouse: str = Field("127.0.0.1:9000", description="ClickHouse native address")
+    clickhouse_user: str = "default"
+    clickhouse_password: SecretStr = SecretStr("")
+    database: str = Field("radar", description="ClickHouse database")
+
+    # Topics and workers
+    prefix: str = Field("", description="put before every topic and group name, e.g. for an isolated replay")
+    partitions: int = Field(4, ge=1, description="partitions of each topic that radar creates")
+    replication: int = Field(1, ge=1)
+    group: str = Field("radar", description="consumer group")
+    web_port: int = Field(0, ge=0, le=65535, description="loopback port of the worker's metrics; 0: none")
+
+    # Blocks
+    block_records: int = Field(2_000, ge=1, description="most records in one block of clicks or signals")
+    block_texts: int = Field(128, ge=1, description="most texts in one block of reviews or chats")
+    checkpoint_seconds: float = Field(1.0, gt=0, description="longest time between two checkpoints of a partition")
+
+    # Event time (milliseconds of event time unless said)
+    lateness_ms: int = Field(5_000, ge=0, description="how long the watermark waits for events out of order")
+    ahead_ms: int = Field(300_000, ge=0, description="an event may be this far ahead of its Kafka timestamp")
+    pane_ms: int = Field(300_000, ge=1_000, description="length of one pane (tumbling bucket)")
+    window_panes: int = Field(12, ge=1, description="panes in the sliding window the detectors look at")
+    session_gap_ms: int = Field(1_800_000, ge=1_000, description="silence that ends a session")
+    session_max_ms: int = Field(14_400_000, ge=1_000, description="longest session")
+    idle_seconds: float = Field(
+        10.0, ge=0, description="wall seconds after which a silent partition's clock runs on at wall speed; 0: never"
+    )
+
+    # Limits
+    deadletter_ratio: float = Field(
+        0.5, gt=0, le=1, description="stop when more than this share of recent records is bad"
+    )
+    deadletter_run: int = Field(1_000, ge=1, description="stop after this many bad records in a row")
+
+    @cached_property
+    def brokers(self) -> list[str]:
+        return [address.strip() for address in self.broker.split(",")]
+
+    def topic(self, name: str) -> str:
+        """Full name of a topic, e.g. ``reviews`` or ``replay7-reviews``."""
+        return f"{self.prefix}{name}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, StackFile(settings_cls)
