@@ -7,7 +7,7 @@ derived from content (source place, rule, key, window), so writing a record twic
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ class Quote:
 class Signal:
     """One review or chat message as understood by the model; topic ``signals``, table ``signals``."""
 
-    signal_id: str  # source and offset: "reviews/0/123"
+    signal_id: str  # channel and event: "review/e123", so a redelivered event is the same signal
     event_id: str
     ts: int
     channel: Literal["review", "chat"]
@@ -123,17 +123,6 @@ class DeadLetter:
     offset: int
     reason: str
     payload: str  # masked, at most 4,096 characters
-
-
-@dataclass(slots=True)
-class Counts:
-    """What came of a block, for metrics and the accounting of a replay."""
-
-    read: int = 0
-    rejected: int = 0
-    late: int = 0
-    duplicates: int = 0
-    extra: dict[str, int] = field(default_factory=dict)
 
 
 def to_dict(record: Any) -> dict[str, Any]:

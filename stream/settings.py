@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     partitions: int = Field(4, ge=1, description="partitions of each topic that radar creates")
     replication: int = Field(1, ge=1)
     group: str = Field("radar", description="consumer group")
-    web_port: int = Field(0, ge=0, le=65535, description="loopback port of the worker's metrics; 0: none")
+    rebalance_seconds: float = Field(20.0, gt=0, description="how long a rebalance waits for the other workers")
 
     # Blocks
     block_records: int = Field(2_000, ge=1, description="most records in one block of clicks or signals")

@@ -1,0 +1,117 @@
+"""Reviews and chats: block → decode → preprocess and score → signals.
+
+Each text becomes one :class:`~stream.records.Signal`: a row in the sink and a message to ``signals``, once keyed by
+product and once by category, where the fusion lanes count it. A customer who asks in a chat also gets an answer for
+the recommendation service at once, since the need is explicit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import orjson
+
+from serving.scorer import Scorer
+from stream.agents.clock import SourceClock
+from stream.checkpoint import Shards
+from stream.events import Chat, Heartbeat, Review, decode
+from stream.lanes import Effects
+from stream.recommend.catalogue import Catalogue
+from stream.recommend.rank import answer
+from stream.records import Signal, to_dict
+from stream.settings import Settings
+from stream.transport import Block
+from stream.understand import Understood, understand
+
+STORED_CHARACTERS: Final = 4_000
+
+
+class Texts:
+    """The processor of one partition of ``reviews`` or ``chats``."""
+
+    def __init__(self, topic: str, partition: int, settings: Settings, scorer: Scorer, catalogue: Catalogue) -> None:
+        self._topic = topic
+        self._source = f"{topic}/{partition}"
+        self._ahead = settings.ahead_ms
+        self._clock = SourceClock(self._source, settings)
+        self._scorer, self._catalogue = scorer, catalogue
+        self._saved: bytes = b""
+
+    async def process(self, block: Block) -> Effects:
+        effects = Effects()
+        decoded = decode(self._topic, block.records, self._ahead)
+        effects.rejects = decoded.rejects
+        late = self._clock.observe(decoded.events)
+        spoken = [
+            (event, offset, is_late)
+            for event, offset, is_late in zip(decoded.events, decoded.offsets, late, strict=True)
+            if type(event) is Review or (type(event) is Chat and event.role == "customer")
+        ]
+        understood = await understand(self._scorer, [event.text for event, _, _ in spoken])
+        for (event, offset, is_late), reading in zip(spoken, understood, strict=True):
+            signal = self._signal(event, reading, is_late)
+            self._emit(effects, signal, offset)
+            if signal.channel == "chat" and not is_late:
+                self._answer(effects, signal)
+        self._clock.report(effects)
+        beats = sum(type(event) is Heartbeat for event in decoded.events)
+        effects.counts["records"] += len(block)
+        effects.counts["heartbeats"] += beats
+        effects.counts["agent_messages"] += len(decoded.events) - beats - len(spoken)
+        effects.counts["signals"] += len(spoken)
+        effects.counts["late"] += sum(is_late for _, _, is_late in spoken)
+        return effects
+
+    def tick(self, silent_seconds: float, elapsed_seconds: float) -> Effects:
+        effects = Effects()
+        if self._clock.run_on(silent_seconds, elapsed_seconds):
+            self._clock.report(effects, idle=True)
+        return effects
+
+    def dump(self) -> Shards:
+        state = orjson.dumps(self._clock.dump())
+        if state == self._saved:
+            return {}
+        self._saved = state
+        return {"clock": state}
+
+    def load(self, shards: Shards) -> None:
+        self._saved = shards["clock"]
+        self._clock.load(orjson.loads(self._saved))
+
+    def _signal(self, event: Review | Chat, reading: Understood, late: bool) -> Signal:
+        product = self._catalogue.get(event.product_id)
+        channel: Literal["review", "chat"] = "review" if type(event) is Review else "chat"
+        return Signal(
+            signal_id=f"{channel}/{event.event_id}",
+            event_id=event.event_id,
+            ts=event.ts,
+            channel=channel,
+            user_id=event.user_id,
+            product_id=event.product_id,
+            category=product.category if product else "",
+            session_id=event.session_id if type(event) is Chat else "",
+            rating=event.rating if type(event) is Review else 0,
+            late=late,
+            **reading.signal_fields(STORED_CHARACTERS),
+        )
+
+    def _emit(self, effects: Effects, signal: Signal, offset: int) -> None:
+        row = to_dict(signal)
+        effects.rows["signals"].append(row)
+        message: dict[str, Any] = {"kind": "text", "source": self._source, **row}
+        if signal.product_id:
+            effects.messages.append(
+                ("signals", signal.product_id, {**message, "seq": [offset, 0], "scope": "product"}, None)
+            )
+        if signal.category:
+            effects.messages.append(
+                ("signals", f"category/{signal.category}", {**message, "seq": [offset, 1], "scope": "category"}, None)
+            )
+
+    def _answer(self, effects: Effects, signal: Signal) -> None:
+        recommendation = answer(signal, self._catalogue)
+        if recommendation is not None:
+            row = to_dict(recommendation)
+            effects.rows["recommendations"].append(row)
+            effects.messages.append(("recommendations", signal.user_id, row, None))

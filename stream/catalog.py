@@ -1,0 +1,92 @@
+"""The catalogue in every worker: a reader of the compacted ``catalog`` topic.
+
+Each worker needs all products (a shopper's next product may be any), so this reads every partition, without a group,
+from the start. :meth:`CatalogReader.start` returns when what was there has been read; later changes follow as they
+come. A record that is not a product is logged with its place and left out; the product keeps its last good record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from stream.events import Invalid
+from stream.recommend.catalogue import Catalogue, Product
+
+log = logging.getLogger(__name__)
+
+
+def read_product(value: bytes) -> Product:
+    """A product from a catalogue record. Raises :class:`~stream.events.Invalid` naming the field."""
+    try:
+        data = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"not JSON: {error}") from error
+    if type(data) is not dict:
+        raise Invalid("expected a JSON object")
+    for name, kinds in (
+        ("product_id", str),
+        ("title", str),
+        ("category", str),
+        ("price", (int, float)),
+        ("stock", int),
+    ):
+        if not isinstance(data.get(name), kinds) or isinstance(data.get(name), bool):
+            raise Invalid(f"{name}: missing or of the wrong type; see docs/events.md")
+    attributes = data.get("attributes") or {}
+    if type(attributes) is not dict:
+        raise Invalid("attributes: expected a JSON object")
+    return Product(
+        product_id=data["product_id"],
+        title=data["title"],
+        category=data["category"],
+        brand=str(data.get("brand") or ""),
+        price=float(data["price"]),
+        stock=data["stock"],
+        attributes={str(name): str(value) for name, value in attributes.items()},
+    )
+
+
+class CatalogReader:
+    """Keeps ``catalogue`` equal to the topic."""
+
+    def __init__(self, brokers: list[str], topic: str, partitions: int) -> None:
+        self.catalogue = Catalogue()
+        self._brokers = brokers
+        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        consumer = self._consumer = AIOKafkaConsumer(bootstrap_servers=self._brokers, auto_offset_reset="earliest")
+        await consumer.start()
+        consumer.assign(self._partitions)
+        await consumer.seek_to_beginning(*self._partitions)
+        ends = await consumer.end_offsets(self._partitions)
+        while any([await consumer.position(tp) < end for tp, end in ends.items()]):
+            self._apply(await consumer.getmany(timeout_ms=200))
+        self._task = asyncio.create_task(self._follow(consumer))
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    async def _follow(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            self._apply(await consumer.getmany(timeout_ms=1_000))
+
+    def _apply(self, batch: dict[TopicPartition, list[Any]]) -> None:
+        for record in (record for records in batch.values() for record in records):
+            if not record.value:
+                self.catalogue.remove((record.key or b"").decode("utf-8", "replace"))
+                continue
+            try:
+                self.catalogue.upsert(read_product(record.value))
+            except Invalid as error:
+                log.warning("%s/%d@%d: left out: %s", record.topic, record.partition, record.offset, error)

@@ -1,0 +1,231 @@
+"""From the bytes of a block to checked events, and a reason for every record that is not one.
+
+One function per topic checks a parsed record and gives a plain tuple (a named tuple: cheap to make, sorts by event
+time). A record that fails becomes a :class:`Reject` with its place and the remedy; its neighbours are not touched.
+``docs/events.md`` is the user's side of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+import orjson
+
+ACTIONS: Final = frozenset({"view", "search", "cart", "uncart", "favorite", "checkout", "purchase", "return"})
+MAX_ID: Final = 256
+EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01: anything older is a unit mistake
+
+
+class Review(NamedTuple):
+    ts: int
+    event_id: str
+    user_id: str
+    product_id: str
+    rating: int  # 0: none
+    text: str
+
+
+class Chat(NamedTuple):
+    ts: int
+    event_id: str
+    user_id: str
+    session_id: str
+    role: str
+    product_id: str  # "": none
+    text: str
+
+
+class Click(NamedTuple):
+    ts: int
+    event_id: str
+    user_id: str
+    session_id: str
+    action: str
+    product_id: str  # "": none
+    query: str
+    results: int  # -1: not told
+    price: float  # 0: not told
+    quantity: int
+
+
+class Heartbeat(NamedTuple):
+    """A promise that no event earlier than ``ts`` follows in this partition."""
+
+    ts: int
+    replay: bool
+
+
+class Record(Protocol):
+    """What decoding needs of a Kafka record (aiokafka's ConsumerRecord has it)."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    offset: int
+    reason: str
+    value: bytes
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A block after decoding; ``events`` and ``offsets`` are parallel and in the order of the partition."""
+
+    events: list[Any] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+class Invalid(ValueError):
+    """A record that is not an event; the message says which field, and what to do."""
+
+
+def decode(topic: str, records: Iterable[Record], ahead_ms: int) -> Decoded:
+    """Check the records of one block of ``topic`` (``reviews``, ``chats`` or ``clicks``, without prefix).
+
+    An event may lie at most ``ahead_ms`` after the timestamp of its Kafka record, so that one wrong clock cannot
+    drag event time into the future; this compares two facts of the record and never asks the clock.
+    """
+    parse = PARSERS[topic]
+    out = Decoded()
+    add, at = out.events.append, out.offsets.append
+    for record in records:
+        value = record.value
+        try:
+            if not value:
+                raise Invalid("empty record: send a JSON object")
+            data = orjson.loads(value)
+            if type(data) is not dict:
+                raise Invalid(f"expected a JSON object, got {_name(data)}")
+            event = parse(data) if "heartbeat" not in data else _heartbeat(data)
+            if event.ts > record.timestamp + ahead_ms:
+                raise Invalid(
+                    f"ts: {event.ts} is {(event.ts - record.timestamp) // 1000} s after the record was sent; "
+                    "check the clock and the unit (epoch milliseconds)"
+                )
+        except orjson.JSONDecodeError as error:
+            out.rejects.append(Reject(record.offset, f"not JSON: {error}", value or b""))
+        except Invalid as error:
+            out.rejects.append(Reject(record.offset, str(error), value or b""))
+        else:
+            add(event)
+            at(record.offset)
+    return out
+
+
+def _review(data: dict[str, Any]) -> Review:
+    rating = data.get("rating")
+    if rating is None:
+        rating = 0
+    elif type(rating) is float and rating.is_integer():
+        rating = int(rating)
+    if type(rating) is not int or (data.get("rating") is not None and not 1 <= rating <= 5):
+        raise Invalid(f"rating: expected a whole number from 1 to 5, got {_show(data['rating'])}")
+    return Review(
+        _ts(data), _id(data, "event_id"), _id(data, "user_id"), _id(data, "product_id"), rating, _text(data)
+    )  # fmt: skip
+
+
+def _chat(data: dict[str, Any]) -> Chat:
+    role = data.get("role")
+    if role not in ("customer", "agent"):
+        raise Invalid(f"role: expected 'customer' or 'agent', got {_show(role)}")
+    return Chat(
+        _ts(data), _id(data, "event_id"), _id(data, "user_id"), _id(data, "session_id"), role,
+        _optional_id(data, "product_id"), _text(data),
+    )  # fmt: skip
+
+
+def _click(data: dict[str, Any]) -> Click:
+    action = data.get("action")
+    if type(action) is not str or action not in ACTIONS:
+        raise Invalid(f"action: expected one of {', '.join(sorted(ACTIONS))}, got {_show(action)}")
+    product_id = _optional_id(data, "product_id")
+    if not product_id and action not in ("search", "checkout"):
+        raise Invalid(f"product_id: needed for action '{action}'")
+    query = data.get("query")
+    if query is None:
+        query = ""
+    elif type(query) is not str:
+        raise Invalid(f"query: expected text, got {_show(query)}")
+    return Click(
+        _ts(data), _id(data, "event_id"), _id(data, "user_id"), _id(data, "session_id"), action, product_id, query,
+        _count(data, "results", -1), _price(data), _count(data, "quantity", 1),
+    )  # fmt: skip
+
+
+def _heartbeat(data: dict[str, Any]) -> Heartbeat:
+    return Heartbeat(_ts(data, "heartbeat"), data.get("replay") is True)
+
+
+PARSERS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {"reviews": _review, "chats": _chat, "clicks": _click}
+SOURCES: Final[Sequence[str]] = tuple(PARSERS)
+
+
+def _ts(data: dict[str, Any], name: str = "ts") -> int:
+    ts = data.get(name)
+    if type(ts) is float and ts.is_integer():
+        ts = int(ts)
+    if type(ts) is not int:
+        raise Invalid(f"{name}: expected epoch milliseconds as a whole number, got {_show(ts)}")
+    if ts < EARLIEST_MS:
+        raise Invalid(f"{name}: {ts} is before the year 2000; give epoch milliseconds, not seconds")
+    return ts
+
+
+def _id(data: dict[str, Any], name: str) -> str:
+    value = data.get(name)
+    if type(value) is int:
+        value = str(value)
+    if type(value) is not str or not value or len(value) > MAX_ID or "\x00" in value:
+        raise Invalid(f"{name}: expected text of 1 to {MAX_ID} characters without null bytes, got {_show(value)}")
+    return value
+
+
+def _optional_id(data: dict[str, Any], name: str) -> str:
+    return "" if data.get(name) in (None, "") else _id(data, name)
+
+
+def _text(data: dict[str, Any]) -> str:
+    text = data.get("text")
+    if type(text) is not str:
+        raise Invalid(f"text: expected text, got {_show(text)}")
+    return text
+
+
+def _count(data: dict[str, Any], name: str, default: int) -> int:
+    value = data.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or value < 0:
+        raise Invalid(f"{name}: expected a whole number from 0 up, got {_show(value)}")
+    return value
+
+
+def _price(data: dict[str, Any]) -> float:
+    price = data.get("price")
+    if price is None:
+        return 0.0
+    if type(price) not in (int, float) or not 0 <= price < 1e12:
+        raise Invalid(f"price: expected a number from 0 up, got {_show(price)}")
+    return float(price)
+
+
+def _show(value: object) -> str:
+    """A value for a reason, short; reasons are masked together with the payload before they leave the worker."""
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _name(value: object) -> str:
+    return {list: "a list", str: "text", int: "a number", float: "a number", bool: "a truth value"}.get(
+        type(value), "null"
+    )

