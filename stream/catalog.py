@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -18,6 +18,14 @@ from stream.events import Invalid
 from stream.recommend.catalogue import Catalogue, Product
 
 log = logging.getLogger(__name__)
+
+FIELDS: Final[dict[str, set[type]]] = {
+    "product_id": {str},
+    "title": {str},
+    "category": {str},
+    "price": {int, float},
+    "stock": {int},
+}
 
 
 def read_product(value: bytes) -> Product:
@@ -28,14 +36,8 @@ def read_product(value: bytes) -> Product:
         raise Invalid(f"not JSON: {error}") from error
     if type(data) is not dict:
         raise Invalid("expected a JSON object")
-    for name, kinds in (
-        ("product_id", str),
-        ("title", str),
-        ("category", str),
-        ("price", (int, float)),
-        ("stock", int),
-    ):
-        if not isinstance(data.get(name), kinds) or isinstance(data.get(name), bool):
+    for name, kinds in FIELDS.items():
+        if type(data.get(name)) not in kinds:
             raise Invalid(f"{name}: missing or of the wrong type; see docs/events.md")
     attributes = data.get("attributes") or {}
     if type(attributes) is not dict:

@@ -39,48 +39,52 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RADAR_", extra="ignore", frozen=False)
 
     # Where things live
-    home: Path = Field(Path(".radar"), description="state of the embedded stack: logs, chDB data, stack.json")
-    model_repo: Path = Field(ROOT / "model_repo", description="Triton model repository")
-    model: str = Field("demand", description="name of the model in the repository")
+    home: Path = Field(default=Path(".radar"), description="state of the embedded stack: logs, chDB data, stack.json")
+    model_repo: Path = Field(default=ROOT / "model_repo", description="Triton model repository")
+    model: str = Field(default="demand", description="name of the model in the repository")
 
     # Servers
-    broker: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma separated")
-    triton: str = Field("127.0.0.1:8001", description="Triton gRPC address; empty: score in this process")
-    sink: str = Field("chdb", description="'chdb' (embedded store) or 'clickhouse' (native protocol)")
-    store: str = Field("http://127.0.0.1:8123", description="address of the embedded chDB store")
-    clickhouse: str = Field("127.0.0.1:9000", description="ClickHouse native address")
+    broker: str = Field(default="127.0.0.1:9092", description="Kafka bootstrap servers, comma separated")
+    triton: str = Field(default="127.0.0.1:8001", description="Triton gRPC address; empty: score in this process")
+    sink: str = Field(default="chdb", description="'chdb' (embedded store) or 'clickhouse' (native protocol)")
+    store: str = Field(default="http://127.0.0.1:8123", description="address of the embedded chDB store")
+    clickhouse: str = Field(default="127.0.0.1:9000", description="ClickHouse native address")
     clickhouse_user: str = "default"
     clickhouse_password: SecretStr = SecretStr("")
-    database: str = Field("radar", description="ClickHouse database")
+    database: str = Field(default="radar", description="ClickHouse database")
 
     # Topics and workers
-    prefix: str = Field("", description="put before every topic and group name, e.g. for an isolated replay")
-    partitions: int = Field(4, ge=1, description="partitions of each topic that radar creates")
-    replication: int = Field(1, ge=1)
-    group: str = Field("radar", description="consumer group")
-    rebalance_seconds: float = Field(20.0, gt=0, description="how long a rebalance waits for the other workers")
+    prefix: str = Field(default="", description="put before every topic and group name, e.g. for an isolated replay")
+    partitions: int = Field(default=4, ge=1, description="partitions of each topic that radar creates")
+    replication: int = Field(default=1, ge=1)
+    group: str = Field(default="radar", description="consumer group")
+    rebalance_seconds: float = Field(default=20.0, gt=0, description="how long a rebalance waits for the other workers")
 
     # Blocks
-    block_records: int = Field(2_000, ge=1, description="most records in one block of clicks or signals")
-    block_texts: int = Field(128, ge=1, description="most texts in one block of reviews or chats")
-    checkpoint_seconds: float = Field(1.0, gt=0, description="longest time between two checkpoints of a partition")
+    block_records: int = Field(default=2_000, ge=1, description="most records in one block of clicks or signals")
+    block_texts: int = Field(default=128, ge=1, description="most texts in one block of reviews or chats")
+    checkpoint_seconds: float = Field(
+        default=1.0, gt=0, description="longest time between two checkpoints of a partition"
+    )
 
     # Event time (milliseconds of event time unless said)
-    lateness_ms: int = Field(5_000, ge=0, description="how long the watermark waits for events out of order")
-    ahead_ms: int = Field(300_000, ge=0, description="an event may be this far ahead of its Kafka timestamp")
-    pane_ms: int = Field(300_000, ge=1_000, description="length of one pane (tumbling bucket)")
-    window_panes: int = Field(12, ge=1, description="panes in the sliding window the detectors look at")
-    session_gap_ms: int = Field(1_800_000, ge=1_000, description="silence that ends a session")
-    session_max_ms: int = Field(14_400_000, ge=1_000, description="longest session")
+    lateness_ms: int = Field(default=5_000, ge=0, description="how long the watermark waits for events out of order")
+    ahead_ms: int = Field(default=300_000, ge=0, description="an event may be this far ahead of its Kafka timestamp")
+    pane_ms: int = Field(default=300_000, ge=1_000, description="length of one pane (tumbling bucket)")
+    window_panes: int = Field(default=12, ge=1, description="panes in the sliding window the detectors look at")
+    session_gap_ms: int = Field(default=1_800_000, ge=1_000, description="silence that ends a session")
+    session_max_ms: int = Field(default=14_400_000, ge=1_000, description="longest session")
     idle_seconds: float = Field(
-        10.0, ge=0, description="wall seconds after which a silent partition's clock runs on at wall speed; 0: never"
+        default=10.0,
+        ge=0,
+        description="wall seconds after which a silent partition's clock runs on at wall speed; 0: never",
     )
 
     # Limits
     deadletter_ratio: float = Field(
-        0.5, gt=0, le=1, description="stop when more than this share of recent records is bad"
+        default=0.5, gt=0, le=1, description="stop when more than this share of recent records is bad"
     )
-    deadletter_run: int = Field(1_000, ge=1, description="stop after this many bad records in a row")
+    deadletter_run: int = Field(default=1_000, ge=1, description="stop after this many bad records in a row")
 
     @cached_property
     def brokers(self) -> list[str]:

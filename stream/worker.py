@@ -14,12 +14,11 @@ import signal
 import sys
 from pathlib import Path
 
-import faust
 import orjson
 
-from serving.client import open_scorer
 from stream.app import Radar, create_app
 from stream.settings import Settings
+from stream.understand import open_scorer
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,6 @@ async def serve(settings: Settings) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    worker = faust.Worker(radar.app, loop=loop, loglevel="INFO", override_logging=False)
     status = asyncio.create_task(keep_status(radar, settings.home / f"worker-{index}.json", ready))
     try:
         await radar.app.start()
@@ -62,7 +60,7 @@ async def serve(settings: Settings) -> int:
 async def keep_status(radar: Radar, path: Path, ready: Path) -> None:
     """Write the counts of the lanes, twice a second, and the ready file once there are lanes."""
     await radar.ready.wait()
-    ready.touch()
+    ready.touch()  # noqa: ASYNC240
     while True:
         status = {f"{lane.topic}/{lane.partition}": lane.status() for lane in radar.lanes.values()}
         temporary = path.with_suffix(".tmp")

@@ -44,6 +44,10 @@ class Clicks:
         self._panes: Panes[str, Counter[str]] = Panes(settings.pane_ms, Counter)
         self._touched: set[int] = set()
 
+    @property
+    def watermark(self) -> int:
+        return self._clock.watermark.value
+
     async def process(self, block: Block) -> Effects:
         effects = Effects()
         decoded = decode("clicks", block.records, self._ahead)

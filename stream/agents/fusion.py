@@ -43,6 +43,10 @@ class Fusion:
         self._touched: set[int] = set()
         self._keys: dict[int, set[Key]] = defaultdict(set)
 
+    @property
+    def watermark(self) -> int:
+        return self._clock.value
+
     async def process(self, block: Block) -> Effects:
         effects = Effects()
         for record in block.records:

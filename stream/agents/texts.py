@@ -7,10 +7,13 @@ the recommendation service at once, since the need is explicit.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any, Final, Literal
 
 import orjson
 
+from serving.errors import ScoringError
 from serving.scorer import Scorer
 from stream.agents.clock import SourceClock
 from stream.checkpoint import Shards
@@ -24,6 +27,8 @@ from stream.transport import Block
 from stream.understand import Understood, understand
 
 STORED_CHARACTERS: Final = 4_000
+RETRY_SECONDS: Final = 1.0
+log = logging.getLogger(__name__)
 
 
 class Texts:
@@ -37,6 +42,10 @@ class Texts:
         self._scorer, self._catalogue = scorer, catalogue
         self._saved: bytes = b""
 
+    @property
+    def watermark(self) -> int:
+        return self._clock.watermark.value
+
     async def process(self, block: Block) -> Effects:
         effects = Effects()
         decoded = decode(self._topic, block.records, self._ahead)
@@ -47,7 +56,7 @@ class Texts:
             for event, offset, is_late in zip(decoded.events, decoded.offsets, late, strict=True)
             if type(event) is Review or (type(event) is Chat and event.role == "customer")
         ]
-        understood = await understand(self._scorer, [event.text for event, _, _ in spoken])
+        understood = await self._understand([event.text for event, _, _ in spoken])
         for (event, offset, is_late), reading in zip(spoken, understood, strict=True):
             signal = self._signal(event, reading, is_late)
             self._emit(effects, signal, offset)
@@ -61,6 +70,17 @@ class Texts:
         effects.counts["signals"] += len(spoken)
         effects.counts["late"] += sum(is_late for _, _, is_late in spoken)
         return effects
+
+    async def _understand(self, texts: list[str]) -> list[Understood]:
+        """Wait out a scorer that is away: the block stays unacknowledged and back-pressure takes care of the rest."""
+        while True:
+            try:
+                return await understand(self._scorer, texts)
+            except ScoringError as error:
+                if not error.again:
+                    raise
+                log.warning("%s waits: %s", self._source, error)
+                await asyncio.sleep(RETRY_SECONDS)
 
     def tick(self, silent_seconds: float, elapsed_seconds: float) -> Effects:
         effects = Effects()

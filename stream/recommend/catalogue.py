@@ -1,0 +1,133 @@
+"""The products of the shop, found by id, by category and price, and by words.
+
+Words are matched with BM25 (Robertson & Zaragoza, "The Probabilistic Relevance Framework", 2009) over an inverted index
+that grows and shrinks with every change, so a change costs what one product's text costs. Chinese is indexed by pairs
+of characters, everything else by words: no dictionary, the same on every worker. The answer depends on the products
+that are there, not on the order in which they came.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+K1: Final = 1.2
+B: Final = 0.75
+_RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One product; ``price`` in the shop's currency, ``stock`` in pieces."""
+
+    product_id: str
+    title: str
+    category: str
+    brand: str = ""
+    price: float = 0.0
+    stock: int = 0
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All words by which the product can be found."""
+        return " ".join((self.title, self.brand, self.category, *self.attributes.values()))
+
+
+class Catalogue:
+    """All products; see the module. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._products: dict[str, Product] = {}
+        self._words: dict[str, Counter[str]] = {}  # product -> word -> times
+        self._index: dict[str, dict[str, int]] = {}  # word -> product -> times
+        self._shelves: dict[str, list[tuple[float, str]]] = {}  # category -> (price, product), sorted
+        self._length = 0  # words of all products
+
+    def __len__(self) -> int:
+        return len(self._products)
+
+    def __iter__(self) -> Iterator[Product]:
+        return iter(self._products.values())
+
+    def __contains__(self, product_id: object) -> bool:
+        return product_id in self._products
+
+    def get(self, product_id: str) -> Product | None:
+        return self._products.get(product_id)
+
+    def upsert(self, product: Product) -> None:
+        """Put in a product, in place of the one of the same id."""
+        before = self._products.get(product.product_id)
+        if before is not None and before.text == product.text:
+            self._reshelve(before, product)
+            return
+        self.remove(product.product_id)
+        self._products[product.product_id] = product
+        words = self._words[product.product_id] = Counter(tokens(product.text))
+        for word, times in words.items():
+            self._index.setdefault(word, {})[product.product_id] = times
+        self._length += words.total()
+        insort(self._shelves.setdefault(product.category, []), (product.price, product.product_id))
+
+    def remove(self, product_id: str) -> None:
+        """Take out a product; one that is not there is no mistake."""
+        product = self._products.pop(product_id, None)
+        if product is None:
+            return
+        words = self._words.pop(product_id)
+        for word in words:
+            del self._index[word][product_id]
+            if not self._index[word]:
+                del self._index[word]
+        self._length -= words.total()
+        self._shelves[product.category].remove((product.price, product_id))
+
+    def neighbours(self, category: str, price: float, most: int = 50) -> list[Product]:
+        """Up to about ``most`` products of a category, those around ``price``, by price and id."""
+        shelf = self._shelves.get(category, [])
+        middle = bisect_left(shelf, (price, ""))
+        near = shelf[max(0, middle - most // 2) : middle + most // 2]
+        return [self._products[product_id] for _, product_id in near]
+
+    def search(self, text: str, most: int = 50) -> list[tuple[Product, float]]:
+        """Products that share words with ``text`` and their BM25 scores, best first, ties by id."""
+        scores: dict[str, float] = {}
+        average = self._length / max(1, len(self._products))
+        for word in sorted(set(tokens(text))):
+            found = self._index.get(word, {})
+            rarity = math.log(1 + (len(self._products) - len(found) + 0.5) / (len(found) + 0.5))
+            for product_id, times in found.items():
+                norm = K1 * (1 - B + B * self._words[product_id].total() / average)
+                scores[product_id] = scores.get(product_id, 0.0) + rarity * times * (K1 + 1) / (times + norm)
+        best = sorted(scores, key=lambda product_id: (-scores[product_id], product_id))[:most]
+        return [(self._products[product_id], scores[product_id]) for product_id in best]
+
+    def likeness(self, left: str, right: str) -> float:
+        """Share of words that two products have in common (Jaccard), 0 to 1."""
+        a, b = self._words[left].keys(), self._words[right].keys()
+        return len(a & b) / max(1, len(a | b))
+
+    def _reshelve(self, before: Product, product: Product) -> None:
+        self._products[product.product_id] = product
+        if before.price != product.price or before.category != product.category:
+            self._shelves[before.category].remove((before.price, product.product_id))
+            insort(self._shelves.setdefault(product.category, []), (product.price, product.product_id))
+
+
+@lru_cache(maxsize=4_096)
+def tokens(text: str) -> tuple[str, ...]:
+    """Index words of a text: pairs of Han characters, other words in small letters without a plural s."""
+    found: list[str] = []
+    for run in _RUNS.findall(text.lower()):
+        if "\u3400" <= run[0] <= "\u9fff":
+            found += [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+        else:
+            found.append(run[:-1] if len(run) > 3 and run.endswith("s") and not run.endswith("ss") else run)
+    return tuple(found)
