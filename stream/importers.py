@@ -2,9 +2,9 @@
 
 Each importer gives :class:`~stream.replay.Event` in the order of event time. A row that cannot be used is skipped,
 counted and explained in the :class:`Report`, with file, line and remedy; a file that cannot be used at all raises
-:class:`BadFile`. Event ids come from the content (of reviews also from the line, because two people may write the same),
-so importing a file again gives the same ids and the radar counts nothing twice. Files that are not in the order of time
-are sorted in temporary files and need little memory; only reviews without times are kept in memory.
+:class:`BadFile`. Event ids come from the content (of reviews also from the line, because two people may write the
+same), so importing a file again gives the same ids and the radar counts nothing twice. Files that are not in the order
+of time are sorted in temporary files and need little memory; only reviews without times are kept in memory.
 
 =============  ==========================================================================================
 ``reviews``    CSV or JSON lines, also inside a .zip: one review a row, columns found by name or named by you
@@ -49,7 +49,8 @@ ALIASES: Final = {
     "time": ("ts", "time", "timestamp", "date", "created_at", "unixReviewTime"),
 }
 LABEL_RATINGS: Final = {
-    "1": 5, "pos": 5, "positive": 5, "正面": 5, "0": 1, "-1": 1, "neg": 1, "negative": 1, "负面": 1, "neutral": 3, "中性": 3,
+    "1": 5, "pos": 5, "positive": 5, "正面": 5, "0": 1, "-1": 1, "neg": 1, "negative": 1, "负面": 1,
+    "neutral": 3, "中性": 3,
 }  # fmt: skip
 REES46_ACTIONS: Final = {"view": "view", "cart": "cart", "remove_from_cart": "uncart", "purchase": "purchase"}
 OTTO_ACTIONS: Final = {"clicks": "view", "carts": "cart", "orders": "purchase"}
@@ -94,14 +95,16 @@ class Columns:
             if column:
                 found[role] = column
         if "text" not in found:
-            raise BadFile(f"{path} has no column of texts that I know; name one of {', '.join(header)} as the text column")
+            raise BadFile(
+                f"{path} has no column of texts that I know; name one of {', '.join(header)} as the text column"
+            )
         return found
 
 
 def reviews(
     path: Path,
     report: Report,
-    columns: Columns = Columns(),  # noqa: B008 - immutable
+    columns: Columns = Columns(),
     start: int = DEFAULT_START,
     per_hour: float = 120.0,
     product: str = "imported",
@@ -121,7 +124,9 @@ def reviews(
     def read() -> Iterator[Event]:
         for line, row in rows:
             try:
-                yield _review(row, names, content_id(path.name, line, row.get(names["text"])), product, products_per_category)
+                yield _review(
+                    row, names, content_id(path.name, line, row.get(names["text"])), product, products_per_category
+                )
             except ValueError as error:
                 report.skip(path, line, error)
 
@@ -189,6 +194,8 @@ def yoochoose(path: Path, report: Report) -> Iterator[Event]:
 
     def read() -> Iterator[Event]:
         for line, text in enumerate(lines if prepared else chain([first], lines), 2 if prepared else 1):
+            if text.isspace():
+                continue
             try:
                 if prepared:
                     session, item, time = text.split()
@@ -196,7 +203,9 @@ def yoochoose(path: Path, report: Report) -> Iterator[Event]:
                 else:
                     session, time, item, *more = text.strip().split(",")
                     bought = {"price": float(more[0]), "quantity": int(more[1])} if len(more) == 2 else {}
-                    yield _click("yoochoose", _time(time), session, session, "purchase" if bought else "view", item, **bought)
+                    yield _click(
+                        "yoochoose", _time(time), session, session, "purchase" if bought else "view", item, **bought
+                    )
             except ValueError as error:
                 report.skip(path, line, f"not a row of this file ({error}); download it again or remove the row")
 
@@ -208,7 +217,9 @@ def rees46(path: Path, report: Report) -> Iterator[Event]:
     header, rows = _table(path, report)
     needed = ("event_time", "event_type", "product_id", "price", "user_id", "user_session")
     if missing := [name for name in needed if name not in header]:
-        raise BadFile(f"{path} is not a REES46 file: it has no {', '.join(missing)}; its columns are {', '.join(header)}")
+        raise BadFile(
+            f"{path} is not a REES46 file: it has no {', '.join(missing)}; its columns are {', '.join(header)}"
+        )
 
     def read() -> Iterator[Event]:
         for line, row in rows:
@@ -233,15 +244,28 @@ def otto(path: Path, report: Report) -> Iterator[Event]:
 
     def read() -> Iterator[Event]:
         for line, text in enumerate(_lines(path), 1):
+            if text.isspace():
+                continue
             try:
                 data = orjson.loads(text)
                 session, events = str(data["session"]), data["events"]
                 visits = [
-                    _click("otto", int(event["ts"]), session, session, _action(OTTO_ACTIONS, event["type"]), str(event["aid"]))
+                    _click(
+                        "otto",
+                        int(event["ts"]),
+                        session,
+                        session,
+                        _action(OTTO_ACTIONS, event["type"]),
+                        str(event["aid"]),
+                    )
                     for event in events
                 ]
             except (ValueError, KeyError, TypeError) as error:
-                report.skip(path, line, f'not {{"session": …, "events": [{{"aid", "ts", "type"}}]}} ({error!r}); remove the line')
+                report.skip(
+                    path,
+                    line,
+                    f'not {{"session": …, "events": [{{"aid", "ts", "type"}}]}} ({error!r}); remove the line',
+                )
             else:
                 yield from visits
 
@@ -281,6 +305,8 @@ def _time(text: str) -> int:
     except ValueError:
         moment = datetime.fromisoformat(text.removesuffix(" UTC"))
         return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1_000)
+    if not 0 <= number < 1e14:
+        raise ValueError(f"{text!r} is no time")
     return round(number if number > 1e11 else number * 1_000)
 
 
@@ -320,7 +346,8 @@ def _table(path: Path, report: Report) -> tuple[list[str], Iterator[tuple[int, d
     if first.startswith("{"):
         return _json_rows(path, chain([first], lines), first, report)
     reader = csv.reader(chain([first], lines))
-    return next(reader), _csv_rows(path, reader, next(csv.reader([first])), report)
+    header = next(reader)
+    return header, _csv_rows(path, reader, header, report)
 
 
 def _csv_rows(path: Path, reader: Any, header: list[str], report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -340,6 +367,8 @@ def _json_rows(
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, 1):
+            if line.isspace():
+                continue
             try:
                 row = orjson.loads(line)
             except ValueError as error:

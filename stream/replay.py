@@ -1,7 +1,7 @@
 """Sends recorded, imported or simulated events to the Kafka topics again, at any speed.
 
-An *event file* is JSONL in the order of arrival, ``{"topic", "key", "value"}`` a line (``docs/events.md``). Several files
-are merged by event time while they are read, so memory stays small whatever their size.
+An *event file* is JSONL in the order of arrival, ``{"topic", "key", "value"}`` a line (``docs/events.md``). Several
+files are merged by event time while they are read, so memory stays small whatever their size.
 
 What the worker may rely on:
 
@@ -53,7 +53,9 @@ class Event(NamedTuple):
 
     def line(self) -> bytes:
         """This event as a line of an event file."""
-        return orjson.dumps({"topic": self.topic, "key": self.key, "value": self.value}, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(
+            {"topic": self.topic, "key": self.key, "value": self.value}, option=orjson.OPT_APPEND_NEWLINE
+        )
 
     def payload(self) -> bytes:
         return self.value.encode() if isinstance(self.value, str) else orjson.dumps(self.value)
@@ -182,7 +184,12 @@ class _Sender:
         """The last heartbeat. What was interrupted promises nothing new."""
         settings, ts = self.settings, self.promised
         if completed:
-            ts = max(self.clock, self.summary.last_ts) + settings.session_gap_ms + settings.lateness_ms + settings.pane_ms
+            ts = (
+                max(self.clock, self.summary.last_ts)
+                + settings.session_gap_ms
+                + settings.lateness_ms
+                + settings.pane_ms
+            )
             await self._beat(ts)
         await self._beat(ts, replay=False)
         await self._flush()
@@ -294,7 +301,9 @@ def _read_line(line: bytes, ts: int, keep_invalid: bool) -> Event:
     if type(value) is dict and type(value.get("ts")) is int:
         return Event(topic, key, value, value["ts"])
     if not keep_invalid:
-        raise ValueError("the value is no event with a time 'ts' in epoch milliseconds; --keep-invalid sends it as it is")
+        raise ValueError(
+            "the value is no event with a time 'ts' in epoch milliseconds; --keep-invalid sends it as it is"
+        )
     return Event(topic, key, value if type(value) in (dict, str) else orjson.dumps(value).decode(), ts)
 
 
