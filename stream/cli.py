@@ -34,11 +34,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     from stream.sinks.base import SinkError
     from stream.stack import StackError
     from stream.supervise import ProcessFailed
-    from stream.topics import TopicError
+    from stream.topics import TopicsError
 
     try:
         return asyncio.run(work)
-    except (ScoringError, SinkError, StackError, ProcessFailed, TopicError, BadEventFile) as error:
+    except (ScoringError, SinkError, StackError, ProcessFailed, TopicsError, BadEventFile) as error:
         click.echo(f"radar: {error}", err=True)
         sys.exit(BROKEN)
 

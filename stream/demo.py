@@ -28,6 +28,7 @@ from stream.status import read_lanes, totals, wait_until_caught_up
 
 Counts = dict[str, dict[str, int]]
 PROGRESS_SECONDS = 5.0
+WORKER_PATIENCE = 30.0
 
 
 @dataclass(slots=True)
@@ -220,7 +221,7 @@ async def _feed(
             asyncio.create_task(_show_progress(settings, lambda: summary, before, console)),
         ]
         try:
-            summary = await replay_events(events, settings, speed, sent)
+            summary = await replay_events(events, settings, speed, sent, WORKER_PATIENCE)
             complete = await wait_until_caught_up(settings, summary.last_ts + settings.session_gap_ms)
             seconds = time.monotonic() - begun
             found = await reader.list_alerts(sink, since=summary.first_ts)

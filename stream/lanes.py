@@ -64,6 +64,10 @@ class Effects:
 class Processor(Protocol):
     """The pure side of a lane."""
 
+    @property
+    def watermark(self) -> int:
+        """How far its event time is complete (epoch ms)."""
+
     async def process(self, block: Block) -> Effects:
         """Take the records of a block. Must not depend on where blocks begin and end."""
 
@@ -99,7 +103,7 @@ class Flood:
 
 
 class Lane:
-    """One partition on its way: ``restore``, then ``run`` takes what ``put`` queues. Cancelling acknowledges nothing."""
+    """One partition on its way: ``restore`` it, ``run`` it, ``put`` blocks. Cancelling acknowledges nothing."""
 
     def __init__(
         self,
@@ -123,7 +127,7 @@ class Lane:
         self._queue: asyncio.Queue[tuple[Block, Any]] = asyncio.Queue()
         self._effects = Effects()
         self._unacked: list[Any] = []
-        self._position = 0
+        self._position = self._saved = 0
         self._last_block = self._last_tick = time.monotonic()
 
     def restore(self) -> None:
@@ -131,6 +135,7 @@ class Lane:
         if shards:
             self._processor.load(shards)
             self._position = self._checkpoints.position(self._checkpoints.table, self.partition) or 0
+            self._saved = self._position
 
     def put(self, block: Block, acknowledge: Any) -> None:
         """Queue a block; ``acknowledge()`` is called when its effects and the state after it are durable."""
@@ -158,8 +163,14 @@ class Lane:
         await self.checkpoint()
 
     def status(self) -> dict[str, int]:
-        """What was counted since the lane began, the next offset and the blocks that wait."""
-        return {**self.counts, "position": self._position, "queued": self._queue.qsize()}
+        """What was counted since the lane began and how far it is (see :mod:`stream.status`)."""
+        return {
+            **self.counts,
+            "position": self._position,
+            "saved": self._saved,
+            "watermark": self._processor.watermark,
+            "queued": self._queue.qsize(),
+        }
 
     async def close(self) -> None:
         await self._sink.close()
@@ -195,6 +206,7 @@ class Lane:
         for topic, messages in effects.by_topic().items():
             await self._until_taken(self._out.send, self._topic_name(topic), messages)
         await self._checkpoints.save(self._position, self._processor.dump())
+        self._saved = self._position
         for name, count in effects.counts.items():
             self.counts[name] += count
         self.counts["rejected"] += len(dead)

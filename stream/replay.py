@@ -9,6 +9,8 @@ What the worker may rely on:
 * ``{"heartbeat": ts, "replay": true}`` goes to every partition of reviews, chats and clicks at the start and once per
   minute of event time. ``ts`` is ``lateness_ms`` behind the newest event sent, so it never claims more than the
   worker's watermark would; events older than a heartbeat before them are counted as ``late``.
+* Before the first event, :class:`Handshake` waits until the report of every source lane lies in every partition of
+  ``signals``: from then on no fusion lane can close a pane before it has all of it.
 * A replay that reaches its end sends one heartbeat far enough ahead to close every window and session. However it
   ends, ``"replay": false`` hands the idle-partition clock back.
 
@@ -18,6 +20,7 @@ Kafka timestamps are the time of sending. The number of records under way is bou
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,13 +31,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream.events import SOURCES
 from stream.settings import Settings
 from stream.topics import ensure_topics
+
+log = logging.getLogger(__name__)
 
 TOPICS: Final = (*SOURCES, "catalog")
 MINUTE_MS: Final = 60_000
@@ -95,13 +100,21 @@ async def replay(
     speed: float | None = None,
     progress: Progress | None = None,
     keep_invalid: bool = False,
+    patience: float = 0.0,
 ) -> ReplaySummary:
-    """Sends the events of ``files`` at ``speed`` times real time, or as fast as the broker takes them (None)."""
-    return await replay_events(read_events(files, keep_invalid), settings, speed, progress)
+    """Sends the events of ``files`` at ``speed`` times real time, or as fast as the broker takes them (None).
+
+    ``patience`` is how many seconds to wait for the workers before the first event; 0: there need not be any.
+    """
+    return await replay_events(read_events(files, keep_invalid), settings, speed, progress, patience)
 
 
 async def replay_events(
-    events: Iterable[Event], settings: Settings, speed: float | None = None, progress: Progress | None = None
+    events: Iterable[Event],
+    settings: Settings,
+    speed: float | None = None,
+    progress: Progress | None = None,
+    patience: float = 0.0,
 ) -> ReplaySummary:
     """The same for events from anywhere, e.g. ``Shop().generate()``; an empty stream sends nothing."""
     if speed is not None and speed <= 0:
@@ -110,7 +123,7 @@ async def replay_events(
     producer = AIOKafkaProducer(bootstrap_servers=settings.brokers, max_batch_size=BATCH_BYTES, acks="all")
     await producer.start()
     try:
-        return await _Sender(producer, settings, speed, progress).run(events)
+        return await _Sender(producer, settings, speed, progress, patience).run(events)
     finally:
         await producer.stop()
 
@@ -119,11 +132,17 @@ class _Sender:
     """Paces the events, puts heartbeats between them and keeps the batches of all partitions moving."""
 
     def __init__(
-        self, producer: AIOKafkaProducer, settings: Settings, speed: float | None, progress: Progress | None
+        self,
+        producer: AIOKafkaProducer,
+        settings: Settings,
+        speed: float | None,
+        progress: Progress | None,
+        patience: float,
     ) -> None:
         self.settings = settings
         self.speed = speed
         self.progress = progress
+        self.patience = patience
         self.summary = ReplaySummary()
         self.batches = _Batches(producer, settings)
         self.started = time.monotonic()
@@ -145,7 +164,7 @@ class _Sender:
         if event.topic in SOURCES:
             if not self.clock:
                 self.clock = self.summary.first_ts = self.summary.last_ts = event.ts
-                await self._beat()
+                await self._first_beat()
             elif self.speed:
                 await self._pace(event.ts)
             if event.ts > self.clock:
@@ -176,6 +195,18 @@ class _Sender:
     def _behind(self) -> int:
         return self.clock - self.settings.lateness_ms
 
+    async def _first_beat(self) -> None:
+        if not self.patience:
+            await self._beat()
+            return
+        async with Handshake(self.settings) as handshake:
+            await self._beat()
+            await self._flush()
+            await self.batches.settled()
+            if not await handshake.completed(self.patience):
+                log.warning("No worker has answered within %g s: the events are sent all the same", self.patience)
+        self.started = time.monotonic()
+
     async def _beat(self, ts: int | None = None, replay: bool = True) -> None:
         self.promised = ts or self._behind()
         self.summary.heartbeats += await self.batches.add_everywhere(self.promised, replay)
@@ -203,6 +234,40 @@ class _Sender:
     def _report(self) -> ReplaySummary:
         self.summary.seconds = time.monotonic() - self.started
         return self.summary
+
+
+class Handshake:
+    """Watches ``signals`` until every source lane has said in every partition that it replays."""
+
+    def __init__(self, settings: Settings) -> None:
+        partitions = range(settings.partitions)
+        self._signals = [TopicPartition(settings.topic("signals"), partition) for partition in partitions]
+        self._missing = {
+            (signals, f"{topic}/{partition}") for signals in partitions for topic in SOURCES for partition in partitions
+        }
+        self._consumer = AIOKafkaConsumer(bootstrap_servers=settings.brokers, enable_auto_commit=False)
+
+    async def __aenter__(self) -> Handshake:
+        await self._consumer.start()
+        self._consumer.assign(self._signals)
+        await self._consumer.seek_to_end(*self._signals)
+        for partition in self._signals:
+            await self._consumer.position(partition)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._consumer.stop()
+
+    async def completed(self, patience: float) -> bool:
+        """True when all have answered, False when some have not within ``patience`` seconds."""
+        deadline = time.monotonic() + patience
+        while self._missing and time.monotonic() < deadline:
+            for partition, records in (await self._consumer.getmany(timeout_ms=100)).items():
+                for record in records:
+                    message = orjson.loads(record.value)
+                    if message["kind"] == "watermark" and message["replay"]:
+                        self._missing.discard((partition.partition, message["source"]))
+        return not self._missing
 
 
 class _Batches:

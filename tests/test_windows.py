@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_lateness_does_not_depend_on_block_boundaries(stream: list[Event], cuts:
     expected = whole.observe(stream)
     pieces, found = Watermark(100), []
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         found += pieces.observe(stream[start:end])
     assert found == expected
     assert pieces.dump() == whole.dump()
