@@ -1,6 +1,7 @@
 """Reading alerts back, for people and for programs.
 
-The functions read from an open :class:`~stream.sinks.base.Sink` or, after the stack stopped, from its chDB directory.
+The functions read from an open :class:`~stream.sinks.base.Sink` or, after the stack stopped, from its chDB directory:
+:func:`source` finds out which.
 An alert leaves here as a plain object with the fields of :data:`FIELDS`, times in epoch milliseconds; the table shows
 the same in words.
 """
@@ -10,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
-from stream.sinks.base import Sink
+from stream.settings import Settings
+from stream.sinks import open_sink
+from stream.sinks.base import Sink, SinkUnavailable
 
 #: What the label of each kind is called outside, in its place among FIELDS.
 LABEL = {"negative_spike": "aspect", "demand_surge": "demand"}
@@ -41,37 +45,67 @@ UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_8
 OVERLAP_SECONDS = 60
 
 Alert = dict[str, Any]
-Source = Sink | Path
+
+
+class StoppedStore(NamedTuple):
+    """A chDB directory that no store serves now."""
+
+    path: Path
+    database: str = "radar"
+
+
+Source = Sink | StoppedStore
+
+
+@asynccontextmanager
+async def source(settings: Settings) -> AsyncIterator[Source]:
+    """The sink that the settings name, open; in place of an embedded store that does not run, its directory."""
+    sink = open_sink(settings)
+    try:
+        await sink.open()
+    except SinkUnavailable:
+        await sink.close()
+        directory = settings.home / "chdb"
+        if settings.sink != "chdb" or not directory.is_dir():
+            raise
+        yield StoppedStore(directory, settings.database)
+        return
+    try:
+        yield sink
+    finally:
+        await sink.close()
 
 
 async def list_alerts(
-    source: Source,
-    *,
-    since: int | None = None,
-    kind: str | None = None,
-    state: str | None = None,
-    database: str = "radar",
+    source: Source, *, since: int | None = None, kind: str | None = None, state: str | None = None
 ) -> list[Alert]:
     """Alerts in their newest state, the latest change first.
 
     ``since``, in epoch milliseconds of event time, keeps those that opened, changed or closed then or later.
-    ``database`` matters for a directory alone: a sink knows its own.
     """
     where = _where(since, kind, state)
-    rows = await _query(source, f"{SELECT} FROM alerts WHERE {where} ORDER BY updated DESC, alert_id", database)
+    sql = f"{SELECT} FROM alerts WHERE {where} ORDER BY updated DESC, alert_id"
+    if isinstance(source, Sink):
+        rows = await source.query(sql)
+    else:
+        from stream.sinks.chdb import query_directory
+
+        rows = await asyncio.to_thread(query_directory, source.path, sql, source.database)
     return [_alert(row) for row in rows]
 
 
 async def follow(
-    sink: Sink, *, since: int | None = None, kind: str | None = None, state: str | None = None, seconds: float = 1.0
+    source: Source, *, since: int | None = None, kind: str | None = None, state: str | None = None, seconds: float = 1.0
 ) -> AsyncIterator[Alert]:
     """Every state of every alert once, as they arrive; looks again each ``seconds``. Runs until the caller stops."""
+    if isinstance(source, StoppedStore):
+        raise SinkUnavailable("Nothing writes alerts now: start the stack with `radar up`, or leave out --follow")
     where = _where(since, kind, state)
     seen: set[tuple[str, int]] = set()  # alert and time of its state; a worker that restarts writes some again
     newest = 0
     while True:
         recent = f"ingested_at >= toDateTime({max(newest - OVERLAP_SECONDS, 0)})"
-        rows = await sink.query(
+        rows = await source.query(
             f"{SELECT} FROM alert_transitions WHERE {where} AND {recent} ORDER BY updated, alert_id"
         )
         for row in rows:
@@ -137,14 +171,6 @@ def _where(since: int | None, kind: str | None, state: str | None) -> str:
     if state is not None:
         conditions.append(f"state = '{state}'")
     return " AND ".join(conditions)
-
-
-async def _query(source: Source, sql: str, database: str) -> list[dict[str, Any]]:
-    if isinstance(source, Sink):
-        return await source.query(sql)
-    from stream.sinks.chdb import query_directory
-
-    return await asyncio.to_thread(query_directory, source, sql, database)
 
 
 def _alert(row: dict[str, Any]) -> Alert:

@@ -42,6 +42,7 @@ class Radar:
         self.settings = settings
         self.scorer = scorer
         self.catalog = CatalogReader(settings.brokers, settings.topic("catalog"), settings.partitions)
+        self.out = KafkaOut(settings.brokers)
         self.lanes: dict[TP, Lane] = {}
         self.ready = asyncio.Event()
         self._tasks: dict[TP, asyncio.Task[None]] = {}
@@ -121,7 +122,7 @@ class Radar:
             self._processor(name, tp.partition),
             Checkpoints(self.tables[name], tp.partition),
             sink,
-            KafkaOut(self.settings.brokers),
+            self.out,
             Flood(self.settings.deadletter_ratio, self.settings.deadletter_run),
             self.settings.checkpoint_seconds,
             self.settings.topic,

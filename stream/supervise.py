@@ -5,8 +5,9 @@ What it promises:
 - Processes start side by side, each after those it names in ``after``, and stop in the opposite order: SIGTERM to the
   whole process group, SIGKILL after a grace period.
 - A process that ends before it is ready makes :meth:`Supervisor.start` fail with the end of its log.
-- A process that ends later is started again after a growing pause, and with it those that are ``part_of`` it. When it
-  ends too often the supervisor gives up with the end of its log.
+- A process that ends later is started again after a growing pause, and with it those that are ``part_of`` it, which
+  are killed first: what they would take leave of is gone. When it ends too often the supervisor gives up with the end
+  of its log.
 - Nothing outlives the supervisor: see :mod:`stream.lifeline`.
 
 Output goes line by line, with the time, into ``<logs>/<name>.log``; ``<name>.log.1`` holds what came before.
@@ -50,7 +51,7 @@ class ProcessFailed(RuntimeError):
     def __init__(self, name: str, problem: str, path: Path, tail: Sequence[str]) -> None:
         self.name, self.problem = name, problem
         lines = "".join(f"\n  {line}" for line in tail) or " nothing"
-        super().__init__(f"{name} {problem}. Its log, {path}, ends with:{lines}")
+        super().__init__(f"{name} {problem.rstrip('.')}. Its log, {path}, ends with:{lines}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Process:
     argv: Sequence[str]
     env: dict[str, str]
     ready: Callable[[], Awaitable[None]]
-    before: Callable[[], None] = lambda: None
+    before: Callable[[], object] = lambda: None
     ready_seconds: float = 60.0
     after: tuple[str, ...] = ()
     part_of: tuple[str, ...] = ()
@@ -150,7 +151,7 @@ class Supervisor:
                 if child.is_ready.is_set():
                     problem = await child.end()
                     await self._drop(*(part.process.name for part in parts))
-                    await _together(part.stop() for part in (*parts, child))
+                    await _together(part.stop(grace=0) for part in (*parts, child))
                 else:
                     problem = await self._restart(child, parts)
                 if problem:
@@ -225,9 +226,7 @@ class Child:
         """What went wrong, or nothing."""
         ready, end = asyncio.ensure_future(self.process.ready()), asyncio.create_task(self.end())
         try:
-            await asyncio.wait(
-                {ready, end}, timeout=self.process.ready_seconds, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({ready, end}, timeout=self.process.ready_seconds, return_when=asyncio.FIRST_COMPLETED)
             if end.done():
                 return f"{end.result()} before it was ready"
             if not ready.done():
@@ -245,13 +244,13 @@ class Child:
         self.is_ready.clear()
         return f"ended with {signal.Signals(-status).name if status < 0 else f'status {status}'}"
 
-    async def stop(self) -> None:
+    async def stop(self, grace: float = GRACE_SECONDS) -> None:
         """SIGTERM, then SIGKILL. Nothing of the process group is left after it."""
         self.is_ready.clear()
         if self._running is not None:
             self.send(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GRACE_SECONDS):
+                async with asyncio.timeout(grace):
                     await self._running.wait()
             self.send(signal.SIGKILL)
             await self._running.wait()

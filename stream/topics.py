@@ -22,16 +22,16 @@ COMPACTED = ("catalog",)
 TIMEOUT_SECONDS = 10.0
 
 
-class TopicError(RuntimeError):
+class TopicsError(RuntimeError):
     """The topics are not as the radar needs them; the message says what to do."""
 
 
-class BrokerAway(TopicError):
+class BrokerAway(TopicsError):
     """No broker answers."""
 
 
 async def ensure_topics(settings: Settings) -> None:
-    """Create what is missing and check the partition counts. Raises :class:`TopicError`."""
+    """Create what is missing and check the partition counts. Raises :class:`TopicsError`."""
     async with admin(settings) as client:
         await _create(client, settings)
         found = await _partitions(client, settings)
@@ -41,21 +41,21 @@ async def ensure_topics(settings: Settings) -> None:
     wrong = {name: count for name, count in found.items() if count != settings.partitions}
     if wrong:
         listed = ", ".join(f"{settings.topic(name)} has {count}" for name, count in wrong.items())
-        raise TopicError(
+        raise TopicsError(
             f"The radar needs {settings.partitions} partitions in each topic, but {listed}. Set RADAR_PARTITIONS to "
             "the count all of them share, recreate the odd ones, or use other names with RADAR_PREFIX."
         )
 
 
 async def topic_partitions(settings: Settings) -> dict[str, int]:
-    """Partition counts of those of the radar's topics that exist. Raises :class:`TopicError`."""
+    """Partition counts of those of the radar's topics that exist. Raises :class:`TopicsError`."""
     async with admin(settings) as client:
         return await _partitions(client, settings)
 
 
 @asynccontextmanager
 async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client whose failures and silence within the block come out as :class:`TopicError`."""
+    """An admin client whose failures and silence within the block come out as :class:`TopicsError`."""
     client = AIOKafkaAdminClient(bootstrap_servers=settings.brokers, request_timeout_ms=int(TIMEOUT_SECONDS * 1_000))
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -85,7 +85,7 @@ async def _create(client: AIOKafkaAdminClient, settings: Settings) -> None:
     for topic, code, *message in answer.topic_errors:
         if code not in (0, TopicAlreadyExistsError.errno):
             reason = next(filter(None, message), for_code(code).__name__)
-            raise TopicError(f"The broker at {settings.broker} does not create topic '{topic}': {reason}")
+            raise TopicsError(f"The broker at {settings.broker} does not create topic '{topic}': {reason}")
 
 
 async def _partitions(client: AIOKafkaAdminClient, settings: Settings) -> dict[str, int]:

@@ -49,6 +49,7 @@ async def serve(settings: Settings) -> int:
         status.cancel()
         await radar.app.stop()
         await radar.catalog.stop()
+        await radar.out.close()
         await scorer.close()
         ready.unlink(missing_ok=True)
     if radar.app.crashed:

@@ -1,0 +1,139 @@
+"""Results as Kafka messages: ``send`` returns when the brokers have every one of them.
+
+Messages of one partition arrive in the order given. The partition of a key is murmur2, as in Java's and aiokafka's own
+producers, so topics written by others join with these. The producer is idempotent where the broker can do that; on one
+that cannot (Tansu), a retry after a lost answer may write a message twice, which readers bear: ids derive from content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+
+from stream.sinks.base import SinkRejected, SinkUnavailable
+
+LINGER_MS = 5
+REQUEST_MS = 10_000
+BATCH_BYTES = 512 * 1024
+MESSAGE_BYTES = 1024 * 1024
+log = logging.getLogger(__name__)
+
+Message = tuple[str | None, dict[str, Any]] | tuple[str | None, dict[str, Any], int | None]
+
+
+class KafkaOut:
+    """A producer for any number of tasks; when it fails under one, the others are told so as well and send again."""
+
+    def __init__(self, brokers: list[str]) -> None:
+        self.brokers = brokers
+        self.idempotent: bool | None = None  # unknown until the first connection
+        self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect. Raises :class:`SinkUnavailable`."""
+        async with self._opening:
+            if self._producer is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
+        try:
+            if self.idempotent is None:
+                self.idempotent = await self._can_do_idempotence()
+                if not self.idempotent:
+                    log.warning(
+                        "The broker at %s has no idempotent producer: a retry may repeat a message", self._address
+                    )
+            self._producer = await self._start(idempotent=self.idempotent)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise self._unavailable(error) from error
+
+    async def send(self, topic: str, messages: Iterable[Message]) -> None:
+        """Write ``(key, value)`` or ``(key, value, partition)`` and wait for all acknowledgements.
+
+        Raises :class:`SinkUnavailable` when any is missing: the caller sends all of them again; and
+        :class:`SinkRejected` for a message too large for the broker.
+        """
+        await self.open()
+        producer = self._producer
+        assert producer is not None
+        waiting: list[asyncio.Future[Any]] = []
+        failure: BaseException | None = None
+        try:
+            for key, value, *partition in messages:
+                waiting.append(
+                    await producer.send(
+                        topic,
+                        orjson.dumps(value),
+                        key=None if key is None else key.encode(),
+                        partition=partition[0] if partition else None,
+                    )
+                )
+            await producer.flush()
+        except (KafkaError, OSError, TimeoutError) as error:
+            failure = error
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                failure = failure or outcome
+        if isinstance(failure, MessageSizeTooLargeError):
+            raise SinkRejected(f"a message for {topic} is larger than the broker accepts: {failure}") from failure
+        if failure is not None:
+            await self.close()  # its sequence numbers may be off: the next call starts a fresh producer
+            raise self._unavailable(failure) from failure
+
+    async def close(self) -> None:
+        """Release the connection; a second call does nothing."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await _stop(producer)
+
+    @property
+    def _address(self) -> str:
+        return ",".join(self.brokers)
+
+    async def _can_do_idempotence(self) -> bool:
+        try:
+            await _stop(await self._start(idempotent=True))
+            return True
+        except KafkaError as error:
+            if error.retriable or isinstance(error, KafkaConnectionError):
+                raise
+            return False
+
+    async def _start(self, *, idempotent: bool) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self.brokers,
+            enable_idempotence=idempotent,
+            acks="all",
+            linger_ms=LINGER_MS,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=MESSAGE_BYTES,
+            request_timeout_ms=REQUEST_MS,
+        )
+        try:
+            async with asyncio.timeout(REQUEST_MS / 1000):
+                await producer.start()
+        except BaseException:
+            await _stop(producer)
+            raise
+        return producer
+
+    def _unavailable(self, error: BaseException) -> SinkUnavailable:
+        return SinkUnavailable(
+            f"Kafka did not take all messages at {self._address} ({error!r}). Is it running? RADAR_BROKER names it."
+        )
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Stop within seconds, even when the brokers are gone and a plain ``stop`` would wait for them."""
+    try:
+        async with asyncio.timeout(5):
+            await producer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("A Kafka producer did not stop cleanly: %r", error)

@@ -1,0 +1,81 @@
+"""What a server's refusal means, and which row caused it.
+
+ClickHouse answers with a numeric code. A few codes say "not now" and become :class:`SinkUnavailable`; every other one
+says that the same rows will be refused again and becomes :class:`SinkRejected`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import orjson
+
+from stream.sinks.base import Row, SinkError, SinkRejected, SinkUnavailable
+from stream.sinks.rows import Columns, Table
+
+#: Overload, lost peers, full disks, restarts. Names: system.errors of ClickHouse.
+NOT_NOW = frozenset({
+    159,  # TIMEOUT_EXCEEDED
+    201,  # QUOTA_EXCEEDED
+    202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+    203,  # NO_FREE_CONNECTION
+    209,  # SOCKET_TIMEOUT
+    210,  # NETWORK_ERROR
+    241,  # MEMORY_LIMIT_EXCEEDED
+    242,  # TABLE_IS_READ_ONLY
+    243,  # NOT_ENOUGH_SPACE
+    252,  # TOO_MANY_PARTS
+    285,  # TOO_FEW_LIVE_REPLICAS
+    319,  # UNKNOWN_STATUS_OF_INSERT
+    394,  # QUERY_WAS_CANCELLED
+    425,  # SYSTEM_ERROR
+    999,  # KEEPER_EXCEPTION
+})  # fmt: skip
+
+
+def refusal(code: int, text: str) -> SinkError:
+    """The exception for a server's error ``code`` and message."""
+    summary = " ".join(text.partition("Stack trace:")[0].split())[:1_000]
+    return SinkUnavailable(summary) if code in NOT_NOW else SinkRejected(summary)
+
+
+def to_columns(table: Table, records: Sequence[Row]) -> list[Columns]:
+    """Table rows of ``records``; :class:`SinkRejected` shows the first record of another shape."""
+    rows = []
+    for number, record in enumerate(records, 1):
+        try:
+            rows.append(table.row(record))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+            raise SinkRejected(_message(table, number, len(records), f"{error!r}", record)) from error
+    return rows
+
+
+async def write_or_name_the_bad_row(
+    table: Table, rows: Sequence[Columns], insert: Callable[[Sequence[Columns]], Awaitable[None]]
+) -> None:
+    """``insert`` the rows; when they are refused, halve them until one is left and show it.
+
+    The good rows before it are written on the way, which does no harm: rows with equal keys replace each other.
+    """
+    try:
+        await insert(rows)
+        return
+    except SinkRejected as error:
+        reason = error
+    first, end = 0, len(rows)  # rows[first:end] was refused
+    while end - first > 1:
+        middle = (first + end) // 2
+        try:
+            await insert(rows[first:middle])
+            first = middle
+        except SinkRejected as error:
+            reason, end = error, middle
+    raise SinkRejected(_message(table, first + 1, len(rows), str(reason), rows[first])) from reason
+
+
+def _message(table: Table, number: int, count: int, reason: str, row: Row) -> str:
+    try:
+        shown = orjson.dumps(row, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # not even JSON, e.g. half a surrogate pair
+        shown = ascii(row)
+    return f"{table.physical} refuses row {number} of {count}: {reason}. The row: {shown[:500]}"

@@ -1,0 +1,170 @@
+"""From records to table rows: the one place that knows both shapes.
+
+A row has exactly the columns of ``schema/<table>.sql`` that a worker writes (``ingested_at`` comes from the server);
+times are aware datetimes, nested lists become parallel arrays. The functions are pure and raise ``KeyError``,
+``TypeError`` or ``ValueError`` on a record of another shape. Physical tables carry a version: whoever changes a column
+adds the ``_v2`` table to the schema file, points the view at it and changes the name here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stream.sinks.base import Row
+
+SCHEMA = Path(__file__).parent / "schema"
+Columns = dict[str, Any]
+
+
+def signal(record: Row) -> Columns:
+    aspects, demands, entities = record["aspects"], record["demands"], record["entities"]
+    return {
+        "signal_id": record["signal_id"],
+        "event_id": record["event_id"],
+        "ts": moment(record["ts"]),
+        "channel": record["channel"],
+        "user_id": record["user_id"],
+        "product_id": record["product_id"],
+        "category": record["category"],
+        "session_id": record["session_id"],
+        "rating": small(record["rating"]),
+        "text": record["text"],
+        "language": record["language"],
+        "sentiment": record["sentiment"]["label"],
+        "sentiment_score": record["sentiment"]["score"],
+        "aspect": [a["aspect"] for a in aspects],
+        "aspect_sentiment": [a["sentiment"] for a in aspects],
+        "aspect_prob": [a["prob"] for a in aspects],
+        "aspect_evidence": [a["evidence"] for a in aspects],
+        "demand": [d["demand"] for d in demands],
+        "demand_strength": [d["strength"] for d in demands],
+        "demand_prob": [d["prob"] for d in demands],
+        "demand_evidence": [d["evidence"] for d in demands],
+        "keywords": record["keywords"],
+        "entity_type": [e["type"] for e in entities],
+        "entity_text": [e["text"] for e in entities],
+        "entity_start": [e["span"][0] for e in entities],
+        "entity_end": [e["span"][1] for e in entities],
+        "fingerprint": record["fingerprint"],
+        "late": int(record["late"]),
+        "model": record["model"],
+    }
+
+
+def alert(record: Row) -> Columns:
+    lo, hi = record["band"]
+    quotes, shares = record["evidence"], record["contributions"]
+    return {
+        "alert_id": record["alert_id"],
+        "kind": record["kind"],
+        "scope": record["scope"],
+        "product_id": record["product_id"],
+        "category": record["category"],
+        "label": record["label"],
+        "severity": small(record["severity"]),
+        "state": record["state"],
+        "opened_at": moment(record["opened_at"]),
+        "closed_at": moment(record["closed_at"]) if record["closed_at"] else None,
+        "updated_at": moment(record["updated_at"]),
+        "window_start": moment(record["window_start"]),
+        "window_end": moment(record["window_end"]),
+        "observed": record["observed"],
+        "expected": record["expected"],
+        "band_lo": lo,
+        "band_hi": hi,
+        "source": list(shares),
+        "source_share": list(shares.values()),
+        "quote_event_id": [q["event_id"] for q in quotes],
+        "quote_text": [q["text"] for q in quotes],
+        "quote_spans": [q["spans"] for q in quotes],
+        "rule": record["rule"],
+        "rule_version": record["rule_version"],
+        "model": record["model"],
+        "note": record["note"],
+    }
+
+
+def recommendation(record: Row) -> Columns:
+    products = record["products"]
+    return {
+        "trigger_id": record["trigger_id"],
+        "ts": moment(record["ts"]),
+        "user_id": record["user_id"],
+        "session_id": record["session_id"],
+        "intent": record["intent"],
+        "product_id": record["product_id"],
+        "recommended": [p["product_id"] for p in products],
+        "recommended_score": [p["score"] for p in products],
+        "recommended_reason": [p["reason"] for p in products],
+        "reason": record["reason"],
+    }
+
+
+def session(record: Row) -> Columns:
+    return {
+        "session_key": record["session_key"],
+        "user_id": record["user_id"],
+        "session_id": record["session_id"],
+        "started_at": moment(record["started_at"]),
+        "ended_at": moment(record["ended_at"]),
+        "views": record["views"],
+        "searches": record["searches"],
+        "empty_searches": record["empty_searches"],
+        "carts": record["carts"],
+        "purchases": record["purchases"],
+        "products": record["products"],
+        "intent": record["intent"],
+    }
+
+
+def deadletter(record: Row) -> Columns:
+    return {name: record[name] for name in ("topic", "partition", "offset", "reason", "payload")}
+
+
+def moment(epoch_ms: int) -> datetime:
+    """Epoch milliseconds as an aware datetime; out of the range of DateTime64 is a ``ValueError``."""
+    when = datetime.fromtimestamp(epoch_ms / 1000, UTC)
+    if not 1970 <= when.year < 2262:
+        raise ValueError(f"time {epoch_ms} is not between 1970 and 2262")
+    return when
+
+
+def small(number: int) -> int:
+    """A number that fits UInt8; ClickHouse would keep the lowest 8 bits of any other without a word."""
+    if not 0 <= number <= 255:
+        raise ValueError(f"{number} is not between 0 and 255")
+    return number
+
+
+class Table(NamedTuple):
+    physical: str
+    row: Callable[[Row], Columns]
+
+
+TABLES: dict[str, Table] = {
+    "signals": Table("signals_v1", signal),
+    "alerts": Table("alerts_v1", alert),
+    "recommendations": Table("recommendations_v1", recommendation),
+    "sessions": Table("sessions_v1", session),
+    "deadletters": Table("deadletters_v1", deadletter),
+}
+
+
+def table(name: str) -> Table:
+    """The table called ``name``; a ``ValueError`` lists the ones there are."""
+    try:
+        return TABLES[name]
+    except KeyError:
+        raise ValueError(f"no table {name!r}; there are {', '.join(TABLES)}") from None
+
+
+def ddl() -> list[str]:
+    """Every statement of ``schema/*.sql``, in order and without a database name: run them in the one you want."""
+    statements = []
+    for path in sorted(SCHEMA.glob("*.sql")):
+        lines = (line for line in path.read_text().splitlines() if not line.lstrip().startswith("--"))
+        statements += [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+    return statements
