@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 from rich.markup import escape
 from rich.table import Table
 from tritonclient.grpc.aio import InferenceServerClient
@@ -223,12 +224,16 @@ async def _worker(settings: Settings) -> Check:
     group = settings.topic(settings.group)
     names = [settings.topic(name) for name in (*SOURCES, "signals")]
     partitions = [TopicPartition(name, number) for name in names for number in range(settings.partitions)]
+    nobody = Check("workers", True, "", f"none in group '{group}' ('radar worker' starts one)")
     async with admin(settings) as client:
-        [described] = await client.describe_consumer_groups([group])
+        try:
+            [described] = await client.describe_consumer_groups([group])
+        except GroupCoordinatorNotAvailableError:  # of a Kafka that has never seen a group
+            return nobody
         [(_, _, state, _, _, members, *_)] = described.groups
         committed = await client.list_consumer_group_offsets(group, partitions=partitions)
     if not members:
-        return Check("workers", True, "", f"none in group '{group}' ('radar worker' starts one)")
+        return nobody
     positions = {tp: max(committed[tp].offset, 0) if tp in committed else 0 for tp in partitions}
     ends = await _ends(settings, positions)
     lag = {name: sum(ends[tp] - positions[tp] for tp in partitions if tp.topic == name) for name in names}

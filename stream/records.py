@@ -126,5 +126,8 @@ class DeadLetter:
 
 
 def to_dict(record: Any) -> dict[str, Any]:
-    """A record as a plain dictionary, ready for orjson or a sink."""
-    return asdict(record)
+    """A record as a plain dictionary, ready for orjson or a sink; its lists are the record's own."""
+    data = {name: getattr(record, name) for name in record.__slots__}
+    if type(record) is Alert:
+        data["evidence"] = [asdict(quote) for quote in record.evidence]
+    return data

@@ -156,7 +156,8 @@ async def embedded_stack(
     """
     home = settings.home.absolute()
     async with _only_one(home) as lock:
-        settings, processes = _plan(_changed(settings, home=home, sink="chdb"), workers)
+        model_repo = settings.model_repo.absolute()
+        settings, processes = _plan(_changed(settings, home=home, model_repo=model_repo, sink="chdb"), workers)
         stack = Stack(settings, processes, lock, on_event)
         with _signals(stack._signal):
             try:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
 from stream.settings import Settings
 
@@ -61,11 +61,13 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await client.start()
             yield client
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaConnectionError, NodeNotReadyError, OSError, TimeoutError) as error:
         raise BrokerAway(
             f"No Kafka broker answers at {settings.broker} ({error or type(error).__name__}). Start the embedded "
             "stack with 'radar up' or set RADAR_BROKER."
         ) from error
+    except KafkaError as error:
+        raise TopicsError(f"The broker at {settings.broker} answers: {error}") from error
     finally:
         await client.close()
 
