@@ -16,10 +16,11 @@ import orjson
 
 from stream.checkpoint import Shards
 from stream.detect.cells import Candidate, Cell, Key, Source
+from stream.detect.copies import Copies
 from stream.detect.engine import Engine
 from stream.events import Reject
 from stream.lanes import Effects
-from stream.records import Span, to_dict
+from stream.records import Alert, Span, to_dict
 from stream.settings import Settings
 from stream.transport import Block
 from stream.windows.panes import Panes
@@ -38,6 +39,8 @@ class Fusion:
         self._clock = MinWatermark(sources)
         self._panes: Panes[Key, Cell] = Panes(settings.pane_ms, Cell)
         self._engine = Engine(pane_ms=settings.pane_ms, window_panes=settings.window_panes, model=model)
+        self._copies = Copies(settings.window_panes * settings.pane_ms)
+        self._notes: dict[str, str] = {}  # of open alerts
         self._applied: dict[str, list[Any]] = {}
         self._seen: dict[int, set[str]] = defaultdict(set)  # ids by open pane: a redelivered event counts once
         self._touched: set[int] = set()
@@ -83,7 +86,9 @@ class Fusion:
         self._seen[start].add(identity)
         source: Source = "reviews" if message["channel"] == "review" else "chats"
         where = (message["scope"], message["product_id"] if message["scope"] == "product" else "", message["category"])
-        self._cell(message["ts"], Key("volume", *where, "")).add(source)
+        volume = Key("volume", *where, "")
+        self._cell(message["ts"], volume).add(source)
+        self._copies.add(volume.shard, message["ts"], message["signal_id"], message["fingerprint"])
         for aspect in message["aspects"]:
             if aspect["sentiment"] == "negative":
                 key = Key("negative_spike", *where, aspect["aspect"])
@@ -125,10 +130,19 @@ class Fusion:
             self._touched.update(map(shard, cells))
             self._seen.pop(start, None)
             for alert in self._engine.step(start, cells):
-                row = to_dict(alert)
+                row = to_dict(alert) | {"note": self._note(alert)}
                 effects.rows["alerts"].append(row)
                 effects.messages.append(("alerts", alert.alert_id, row, None))
                 effects.counts[f"alerts_{alert.state}"] += 1
+
+        self._copies.forget(self._panes.closed_to)
+
+    def _note(self, alert: Alert) -> str:
+        """What else there is to say of an alert; the last word stays with it when its window has passed."""
+        if alert.state == "resolved":
+            return self._notes.pop(alert.alert_id, "")
+        note = self._notes[alert.alert_id] = self._copies.note(alert)
+        return note
 
     # State
 
@@ -140,6 +154,8 @@ class Fusion:
                     self._panes.closed_to,
                     self._applied,
                     [[start, sorted(ids)] for start, ids in self._seen.items()],
+                    self._copies.dump(),
+                    self._notes,
                 ]
             )
         }
@@ -161,9 +177,10 @@ class Fusion:
         return shards
 
     def load(self, shards: Shards) -> None:
-        clock, closed_to, self._applied, seen = orjson.loads(shards["clock"])
+        clock, closed_to, self._applied, seen, copies, self._notes = orjson.loads(shards["clock"])
         self._clock.load(clock)
         self._panes.closed_to = closed_to
+        self._copies.load(copies)
         self._seen.update((start, set(ids)) for start, ids in seen)
         for name, data in shards.items():
             if name.startswith("open/"):
