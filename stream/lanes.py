@@ -184,7 +184,11 @@ class Lane:
         effects = await self._processor.process(Block(block.topic, block.partition, records))
         self._effects.merge(effects)
         self._position = block.last + 1
-        self._flood.count(len(records) - len(effects.rejects), len(effects.rejects))
+        try:
+            self._flood.count(len(records) - len(effects.rejects), len(effects.rejects))
+        except DeadLetterFlood:
+            await self._write_effects()  # so that the reasons can be read; nothing is acknowledged
+            raise
 
     async def _tick(self) -> None:
         now = time.monotonic()
@@ -195,6 +199,14 @@ class Lane:
 
     async def checkpoint(self) -> None:
         """Effects, then state, then acknowledgement."""
+        await self._write_effects()
+        await self._checkpoints.save(self._position, self._processor.dump())
+        self._saved = self._position
+        unacked, self._unacked = self._unacked, []
+        for acknowledge in unacked:
+            acknowledge()
+
+    async def _write_effects(self) -> None:
         effects, self._effects = self._effects, Effects()
         dead = [to_dict(self._dead_letter(reject)) for reject in effects.rejects]
         if dead:
@@ -204,14 +216,9 @@ class Lane:
             await self._until_taken(self._sink.write, table, rows)
         for topic, messages in effects.by_topic().items():
             await self._until_taken(self._out.send, self._topic_name(topic), messages)
-        await self._checkpoints.save(self._position, self._processor.dump())
-        self._saved = self._position
         for name, count in effects.counts.items():
             self.counts[name] += count
         self.counts["rejected"] += len(dead)
-        unacked, self._unacked = self._unacked, []
-        for acknowledge in unacked:
-            acknowledge()
 
     async def _until_taken(self, write: Callable[[str, Any], Awaitable[None]], name: str, what: Any) -> None:
         """Write, and wait out a server that is away: back-pressure takes care of the rest."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.checkpoint import Checkpoints
+from stream.events import Reject
 from stream.lanes import DeadLetterFlood, Effects, Flood, Lane
 from stream.sinks.base import SinkUnavailable
 from stream.transport import Block
@@ -148,6 +149,20 @@ async def test_nothing_is_acknowledged_while_the_sink_is_away(monkeypatch: pytes
     await run_once(log, [Block("clicks", 0, [Record(0)])])
     assert log.done[0] == "sink signals 1"
     assert log.done[-1].startswith(("ack", "state"))
+
+
+async def test_a_flood_leaves_its_reasons_and_acknowledges_nothing() -> None:
+    log = Log()
+
+    async def refuse(block: Block) -> Effects:
+        return Effects(rejects=[Reject(record.offset, "bad", b"{") for record in block.records])
+
+    log.process = refuse  # type: ignore[method-assign]
+    one = lane(log)
+    one.put(Block("clicks", 0, [Record(offset) for offset in range(1_000)]), lambda: log.done.append("ack"))
+    with pytest.raises(DeadLetterFlood):
+        await asyncio.wait_for(one.run(), 10)
+    assert log.done == ["sink deadletters 1000", "topic deadletters 1000"]
 
 
 def test_a_flood_of_bad_records_stops_by_run_and_by_share() -> None:

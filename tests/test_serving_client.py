@@ -138,7 +138,7 @@ async def test_breaker_opens_probes_and_closes(monkeypatch: pytest.MonkeyPatch) 
     assert tested.breaker.state == "open", "a failed probe doubles the pause"
     now[0] = 3.0
     transport.down = None
-    assert len(await tested.score(["很好"])) == 1
+    assert len(await tested.score(TEXTS)) == len(TEXTS), "several requests, of which one goes ahead as the probe"
     assert tested.breaker.state == "closed"
 
 

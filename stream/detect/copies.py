@@ -1,7 +1,7 @@
 """Copies among the texts behind an alert: the same words from many hands are told, not hidden and not discounted.
 
-Keeps the fingerprints of the texts of a window, by product or category. What it tells depends on the set of texts alone,
-not on the order they came in.
+Keeps the fingerprints of the texts of a window, by product or category. What it tells depends on the set of texts
+alone, not on the order they came in.
 """
 
 from __future__ import annotations
