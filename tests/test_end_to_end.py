@@ -38,6 +38,34 @@ def shop() -> Shop:
     return Shop(seed=3, start=START, hours=4, texts_per_hour=60, clicks_per_hour=800, dirty=0.01, scenario=[incident])
 
 
+def hostile() -> list[Event]:
+    """Records that no shop should send, between good ones, all on one product."""
+    ts = START + 90 * 60_000
+    good = {"ts": ts, "user_id": "u", "product_id": "px", "rating": 1, "text": "太差了"}
+    values: list[dict[str, Any] | str] = [
+        {"event_id": "h1", **good},
+        "{",
+        "\x00\x01",
+        "[1, 2]",
+        {"event_id": "h2", **good, "ts": 4_102_444_800_000},
+        {"event_id": "h3", **good, "ts": 0},
+        {"event_id": "h4", **good, "rating": "five"},
+        {"event_id": "h5", **good, "text": "包装破了" * 70_000},
+        {"event_id": "h6", **good, "text": "😡" * 20_000},
+        {"event_id": "h7", **good, "text": "坏\x00了\u202e\ufeff"},
+        {"event_id": "h8", **good, "text": "   "},
+        {"event_id": "h9", **good},
+    ]
+    return [Event("reviews", "px", value, ts) for value in values]
+
+
+def events() -> list[Event]:
+    """The shop with the hostile records in the middle."""
+    simulated = list(shop().generate())
+    place = next(i for i, event in enumerate(simulated) if event.ts >= START + 90 * 60_000)
+    return simulated[:place] + hostile() + simulated[place:]
+
+
 def settings(home: Path) -> Settings:
     return Settings(home=home, partitions=2, idle_seconds=0, checkpoint_seconds=0.2, block_texts=32)
 
@@ -63,7 +91,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
     async def work() -> dict[str, Any]:
         async with embedded_stack(settings(tmp_path_factory.mktemp("undisturbed"))) as stack:
-            heartbeats, sent = await feed(stack, shop().generate())
+            heartbeats, sent = await feed(stack, events())
             stages = totals(read_lanes(stack.settings))
             sink = open_sink(stack.settings)
             await sink.open()
@@ -114,6 +142,14 @@ def test_what_cannot_be_read_is_a_dead_letter_with_place_and_reason(undisturbed:
     assert all(letter["reason"] and letter["topic"] in ("reviews", "chats", "clicks") for letter in letters)
 
 
+def test_hostile_records_hold_up_none_of_their_neighbours(undisturbed: dict[str, Any]) -> None:
+    kept = {row["event_id"] for row in undisturbed["tables"]["signals"] if row["product_id"] == "px"}
+    assert kept == {"h1", "h5", "h6", "h7", "h8", "h9"}
+    reasons = [letter["reason"] for letter in undisturbed["tables"]["deadletters"]]
+    for said in ("not JSON", "expected a JSON object", "check the clock", "before the year 2000", "rating"):
+        assert any(said in reason for reason in reasons), said
+
+
 def test_the_incident_is_an_alert_that_explains_itself(undisturbed: dict[str, Any]) -> None:
     (alert,) = [
         alert for alert in undisturbed["alerts"] if alert["product_id"] == "p002" and alert.get("aspect") == "packaging"
@@ -136,13 +172,13 @@ def test_no_personal_data_leaves_the_worker(undisturbed: dict[str, Any]) -> None
 
 async def test_a_worker_killed_again_and_again_leaves_the_same(undisturbed: dict[str, Any], tmp_path: Path) -> None:
     async with embedded_stack(settings(tmp_path)) as stack:
-        feeding = asyncio.create_task(feed(stack, shop().generate()))
+        feeding = asyncio.create_task(feed(stack, events()))
         for wait in (3.0, 1.5):
             await asyncio.sleep(wait)
             pid = stack.pid("worker-0")
             if pid is not None:
                 os.kill(pid, signal.SIGKILL)
-            while stack.pid("worker-0") in (pid, None):
+            while stack.pid("worker-0") in (pid, None):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         await feeding
         disturbed = await contents(stack)
