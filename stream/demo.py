@@ -18,12 +18,12 @@ from rich.text import Text
 
 from stream import alerts as reader
 from stream.replay import Event, ReplaySummary, read_events, replay_events
-from stream.settings import Settings
+from stream.settings import Settings, running
 from stream.simulate import Shop
 from stream.simulate.incidents import Finding, Incident, match_alerts
 from stream.sinks import open_sink
 from stream.sinks.base import Sink
-from stream.stack import embedded_stack, running
+from stream.stack import embedded_stack
 from stream.status import read_lanes, totals, wait_until_caught_up
 
 Counts = dict[str, dict[str, int]]

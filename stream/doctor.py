@@ -33,10 +33,9 @@ from serving.errors import ScoringError
 from serving.local import LocalScorer
 from serving.scorer import Scorer
 from stream.events import SOURCES
-from stream.settings import Settings
+from stream.settings import Settings, running
 from stream.sinks import open_sink
 from stream.sinks.base import SinkError
-from stream.stack import running
 from stream.topics import TOPICS, TopicsError, admin, topic_partitions
 
 CHECK_SECONDS = 20.0

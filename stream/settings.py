@@ -8,7 +8,7 @@ come only from the environment.
 from __future__ import annotations
 
 import json
-from functools import cached_property
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,22 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def running(home: Path) -> dict[str, Any] | None:
+    """What ``<home>/stack.json`` says, if the stack that wrote it lives."""
+    try:
+        content: dict[str, Any] = json.loads((home / "stack.json").read_text())
+        os.kill(content["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return content
+
+
 class StackFile(PydanticBaseSettingsSource):
     """Addresses of the embedded stack that runs now, as a source of settings below the environment."""
 
     def __call__(self) -> dict[str, Any]:
-        path = Path(self.current_state.get("home") or ".radar") / "stack.json"
-        try:
-            settings = json.loads(path.read_text())["settings"]
-        except (OSError, ValueError, KeyError):
-            return {}
-        return {name: value for name, value in settings.items() if name in self.settings_cls.model_fields}
+        stack = running(Path(self.current_state.get("home") or ".radar")) or {"settings": {}}
+        return {name: value for name, value in stack["settings"].items() if name in self.settings_cls.model_fields}
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError("StackFile gives all its fields at once")
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
     )
     deadletter_run: int = Field(default=1_000, ge=1, description="stop after this many bad records in a row")
 
-    @cached_property
+    @property
     def brokers(self) -> list[str]:
         return [address.strip() for address in self.broker.split(",")]
 

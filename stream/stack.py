@@ -47,6 +47,7 @@ HOST = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EARLIER_STACK_SECONDS = 20.0
 TRITON_SECONDS = 90.0
+HEALTHY_SECONDS = 10.0  # a busy server answers later
 WORKER_SECONDS = 120.0
 WORKER = (sys.executable, "-m", "stream.worker")
 
@@ -172,16 +173,6 @@ async def embedded_stack(
                 await stack._stop()
 
 
-def running(home: Path) -> dict[str, Any] | None:
-    """What ``stack.json`` says, if the stack that wrote it lives."""
-    try:
-        content: dict[str, Any] = json.loads((home / "stack.json").read_text())
-        os.kill(content["pid"], 0)
-    except (OSError, ValueError, KeyError):
-        return None
-    return content
-
-
 def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
     """The settings with addresses, and the processes behind them. Raises :class:`StackError`."""
     broker, store, grpc, http, metrics = free_ports(5)
@@ -228,13 +219,20 @@ def _triton(settings: Settings, grpc: int, http: int, metrics: int) -> Process:
         async with TritonScorer(settings.triton, settings.model_repo, settings.model) as scorer:
             await embedded.wait_ready(scorer, TRITON_SECONDS)
 
+    async def healthy() -> bool:
+        """Triton calls itself ready even when the process of its model has died: ask for a score."""
+        async with TritonScorer(settings.triton, settings.model_repo, settings.model) as scorer:
+            return await scorer.ready(HEALTHY_SECONDS)
+
     read_card(settings.model_repo, settings.model)  # raises what to do without a model
     command = partial(embedded.triton_command, settings.model_repo, grpc, http, metrics, settings.home)
     argv, env = command()
     env = {name: value for name, value in env.items() if not name.startswith("RADAR_")}
     ports = {"grpc": grpc, "http": http, "metrics": metrics}
     # The command is made anew before every start, because that removes what a killed Triton left in shared memory.
-    return Process("triton", argv, env, ready, before=command, ready_seconds=TRITON_SECONDS + 5, ports=ports)
+    return Process(
+        "triton", argv, env, ready, before=command, healthy=healthy, ready_seconds=TRITON_SECONDS + 5, ports=ports
+    )
 
 
 def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
 CRASHES, CRASH_SECONDS = 5, 60.0
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 5.0
+HEALTH_SECONDS, STRIKES = 5.0, 3
 LOG_BYTES = 4 << 20
 LONGEST_LINE = 8_192
 TAIL_LINES = 20
@@ -57,13 +58,15 @@ class ProcessFailed(RuntimeError):
 @dataclass(frozen=True)
 class Process:
     """What to run. ``before`` is called ahead of every start and ``ready`` after it: it returns once the process does
-    its work."""
+    its work. ``healthy``, asked every few seconds from then on, tells whether it still does; one that lives and no
+    longer works (three answers of no in a row) is ended and started again like one that crashed."""
 
     name: str
     argv: Sequence[str]
     env: dict[str, str]
     ready: Callable[[], Awaitable[None]]
     before: Callable[[], object] = lambda: None
+    healthy: Callable[[], Awaitable[bool]] | None = None
     ready_seconds: float = 60.0
     after: tuple[str, ...] = ()
     part_of: tuple[str, ...] = ()
@@ -149,7 +152,7 @@ class Supervisor:
         try:
             while True:
                 if child.is_ready.is_set():
-                    problem = await child.end()
+                    problem = await child.trouble()
                     await self._drop(*(part.process.name for part in parts))
                     await _together(part.stop(grace=0) for part in (*parts, child))
                 else:
@@ -236,6 +239,26 @@ class Child:
         finally:
             ready.cancel()
             end.cancel()
+
+    async def trouble(self) -> str:
+        """Wait until it ends or no longer does its work, and say which."""
+        tasks = [asyncio.create_task(self.end())]
+        if self.process.healthy is not None:
+            tasks.append(asyncio.create_task(self._sicken(self.process.healthy)))
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next(task for task in tasks if task in done).result()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _sicken(self, healthy: Callable[[], Awaitable[bool]]) -> str:
+        strikes = 0
+        while strikes < STRIKES:
+            await asyncio.sleep(HEALTH_SECONDS)
+            strikes = 0 if await healthy() else strikes + 1
+        self.is_ready.clear()
+        return "runs but no longer works"
 
     async def end(self) -> str:
         """Wait for the end of the process and say how it came, e.g. ``ended with SIGKILL``."""

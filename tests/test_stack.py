@@ -20,8 +20,8 @@ import pytest
 from test_stack_supervise import session, until
 
 from stream import stack as room
-from stream.settings import Settings
-from stream.stack import Interrupted, StackError, embedded_stack, running
+from stream.settings import Settings, running
+from stream.stack import Interrupted, StackError, embedded_stack
 from stream.supervise import ProcessFailed
 from stream.topics import TOPICS, topic_partitions
 

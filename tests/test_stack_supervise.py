@@ -240,3 +240,20 @@ def test_free_ports_are_different() -> None:
 
 async def forever() -> None:
     await asyncio.Event().wait()
+
+
+async def test_a_process_that_lives_and_no_longer_works_is_started_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "HEALTH_SECONDS", 0.02)
+    answers = [True, False, True, False, False, False]
+
+    async def healthy() -> bool:
+        return answers.pop(0) if answers else True
+
+    await bench.supervisor.start([bench.process("server", healthy=healthy)])
+    first = bench.pid("server")
+    await bench.until(("server", "restarted"))
+    assert bench.pid("server") != first
+    assert not answers
+    assert "no longer works" in bench.log("server") or ("server", "crashed") in bench.events

@@ -1,0 +1,171 @@
+"""From the model's output tensors to what they say about each text.
+
+Pure: tensors, offsets and texts in, :class:`TextScore` out. An answer is checked before it is believed, because a
+broken server can answer with empty arrays and no error. Probabilities are rounded to three decimals first and
+compared with thresholds after, so that the last bits of a float, which differ between machines, decide nothing.
+"""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.errors import BadModelAnswer
+from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from serving.tokenizer import Offset
+
+Span = tuple[int, int]
+Floats = npt.NDArray[np.floating[Any]]
+
+DECIMALS: Final = 3
+EVIDENCE: Final = 0.5  # a token with this probability is evidence
+MAX_GAP: Final = 1  # tokens between two runs of evidence that still make one span
+
+
+class Outputs(NamedTuple):
+    """The output tensors of serving/labels.py for B texts padded to T tokens; field names are tensor names."""
+
+    sentiment: Floats
+    aspects: Floats
+    demands: Floats
+    evidence: Floats
+
+    def checked(self, texts: int, tokens: int) -> "Outputs":
+        """The same, if it can be true; else :class:`BadModelAnswer`."""
+        shapes = output_shapes(texts, tokens)
+        for name, tensor in self._asdict().items():
+            if tensor.shape != shapes[name]:
+                hint = " (Triton's Python must have numpy 1.26)" if tensor.size == 0 else ""
+                raise BadModelAnswer(f"'{name}' has shape {tensor.shape}, expected {shapes[name]}{hint}.")
+            if not np.isfinite(tensor).all() or tensor.min() < -0.01 or tensor.max() > 1.01:
+                raise BadModelAnswer(f"'{name}' holds values that are no probabilities: check the exported model.")
+        for name in ("sentiment", "aspects"):
+            if not np.allclose(getattr(self, name).sum(-1), 1, atol=0.01):
+                raise BadModelAnswer(f"'{name}' does not sum to one: check the exported model.")
+        return self
+
+
+def output_shapes(texts: int, tokens: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each output tensor for ``texts`` texts of ``tokens`` tokens."""
+    return {
+        "sentiment": (texts, len(POLARITIES)),
+        "aspects": (texts, len(ASPECTS), len(ASPECT_STATES)),
+        "demands": (texts, len(DEMANDS), 2),
+        "evidence": (texts, tokens, len(EVIDENCE_LABELS)),
+    }
+
+
+class Aspect(NamedTuple):
+    """An aspect the text speaks about, how it speaks of it, and where."""
+
+    aspect: str
+    sentiment: str
+    prob: float
+    evidence: list[Span]
+
+
+class Demand(NamedTuple):
+    """A demand the text voices, how strongly, and where."""
+
+    demand: str
+    strength: float
+    prob: float
+    evidence: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class TextScore:
+    """What the model says about one text; spans count code points of that text, end exclusive."""
+
+    label: str
+    score: float  # p(positive) - p(negative), in [-1, 1]
+    aspects: tuple[Aspect, ...] = ()
+    demands: tuple[Demand, ...] = ()
+
+
+#: The score of a text that says nothing.
+NEUTRAL: Final = TextScore("neutral", 0.0)
+
+
+def decode(
+    outputs: Outputs, offsets: Sequence[Sequence[Offset]], texts: Sequence[str], thresholds: Mapping[str, float]
+) -> list[TextScore]:
+    """What checked ``outputs`` say about each of ``texts``, whose tokens stand at ``offsets``."""
+    sentiment, aspects, demands = (
+        np.round(tensor.astype(np.float64), DECIMALS)
+        for tensor in (outputs.sentiment, outputs.aspects, outputs.demands)
+    )
+    label = sentiment.argmax(1).tolist()
+    score = (np.round(sentiment[:, 2] - sentiment[:, 0], DECIMALS) + 0.0).tolist()  # no -0.0
+    speaks_of = np.round(1 - aspects[:, :, 0], DECIMALS)
+    polarity = aspects[:, :, 1:].argmax(2)
+
+    present = np.concatenate([speaks_of, demands[:, :, 0]], axis=1) >= [thresholds[name] for name in EVIDENCE_LABELS]
+    found: list[tuple[list[Aspect], list[Demand]]] = [([], []) for _ in texts]
+    words: dict[int, list[Span | None]] = {}
+    for row, column in np.argwhere(present).tolist():
+        if row not in words:
+            words[row] = [trimmed(texts[row], *offset) for offset in offsets[row]]
+        evidence = spans(outputs.evidence[row, : len(offsets[row]), column], words[row])
+        if column < len(ASPECTS):
+            sense = POLARITIES[polarity[row, column]]
+            found[row][0].append(Aspect(ASPECTS[column], sense, float(speaks_of[row, column]), evidence))
+        else:
+            prob, strength = demands[row, column - len(ASPECTS)].tolist()
+            found[row][1].append(Demand(EVIDENCE_LABELS[column], strength, prob, evidence))
+    return [
+        TextScore(POLARITIES[label[row]], score[row], tuple(aspects), tuple(demands))
+        for row, (aspects, demands) in enumerate(found)
+    ]
+
+
+def spans(probabilities: Floats, words: Sequence[Span | None]) -> list[Span]:
+    """Where the evidence of one label stands: runs of tokens, or the best run where none is sure.
+
+    ``words`` holds per token its place without white space and punctuation, None where nothing is left.
+    """
+    wordy = np.array([word is not None for word in words])
+    if not wordy.any():
+        return []
+    sure = np.round(np.where(wordy, probabilities, 0).astype(np.float64), DECIMALS)
+    chosen = sure >= EVIDENCE
+    if not chosen.any():
+        best = int(np.where(wordy, sure, -1).argmax())
+        chosen = _run_around(best, sure >= max(sure[best] / 2, 10**-DECIMALS))
+    found: list[Span] = []
+    last = -1
+    for place in np.flatnonzero(chosen).tolist():
+        start, end = words[place] or (0, 0)
+        if found and place - last <= MAX_GAP + 1:
+            start, end = min(found[-1][0], start), max(found.pop()[1], end)
+        found.append((start, end))
+        last = place
+    return found
+
+
+def trimmed(text: str, start: int, end: int) -> Span | None:
+    """The span without white space and punctuation at its ends; None if nothing is left."""
+    while start < end and _is_filler(text[start]):
+        start += 1
+    while start < end and _is_filler(text[end - 1]):
+        end -= 1
+    return (start, end) if start < end else None
+
+
+def _is_filler(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character)[0] in "PZC"
+
+
+def _run_around(place: int, among: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """``place`` and its neighbours as far as ``among`` holds without a break."""
+    run = np.zeros(len(among), bool)
+    start = end = place
+    while start > 0 and among[start - 1]:
+        start -= 1
+    while end + 1 < len(among) and among[end + 1]:
+        end += 1
+    run[start : end + 1] = True
+    return run
