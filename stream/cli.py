@@ -23,7 +23,8 @@ from stream.settings import Settings
 
 T = TypeVar("T")
 NO, BROKEN = 1, 3
-console = Console(stderr=True)
+WIDE = 150  # columns, where the output is not a terminal
+console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDE)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
 
 
@@ -41,6 +42,11 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except (ScoringError, SinkError, StackError, ProcessFailed, TopicsError, BadEventFile) as error:
         click.echo(f"radar: {error}", err=True)
         sys.exit(BROKEN)
+
+
+def output() -> Console:
+    """Where results for a person go."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def show(data: Any, indent: bool = False) -> None:
@@ -115,7 +121,7 @@ def demo(strict: bool, hours: float, seed: int, speed: float | None, keep: bool,
     if as_json:
         show(report.to_dict(), indent=True)
     else:
-        report.print(Console())
+        report.print(output())
     if strict and not report.passed:
         sys.exit(NO)
 
@@ -229,7 +235,7 @@ def replay(files: tuple[Path, ...], speed: str, keep_invalid: bool, as_json: boo
     if as_json:
         show(report.to_dict(), indent=True)
     else:
-        report.print(Console())
+        report.print(output())
 
 
 @main.command()
@@ -260,7 +266,7 @@ def score(text: tuple[str, ...], as_json: bool) -> None:
 
 def print_score(scored: dict[str, Any]) -> None:
     """A score for a person."""
-    out = Console()
+    out = output()
     if "error" in scored:
         out.print(scored, style="red")
         return
@@ -291,14 +297,14 @@ def alerts(since: str | None, kind: str | None, state: str | None, follow: bool,
         async with reader.source(Settings()) as source:
             if follow:
                 async for alert in reader.follow(source, since=since_at, kind=kind, state=state):
-                    show(alert) if as_json else Console().print(reader.as_table([alert]))
+                    show(alert) if as_json else output().print(reader.as_table([alert]))
                 return
             found = await reader.list_alerts(source, since=since_at, kind=kind, state=state)
             if as_json:
                 for alert in found:
                     show(alert)
             elif found:
-                Console().print(reader.as_table(found))
+                output().print(reader.as_table(found))
             else:
                 console.print("no alerts")
 
@@ -340,7 +346,7 @@ def doctor(as_json: bool) -> None:
     if as_json:
         show(room.as_json(checks), indent=True)
     else:
-        Console().print(room.as_table(checks))
+        output().print(room.as_table(checks))
     if not all(check.ok for check in checks):
         sys.exit(NO)
 

@@ -61,7 +61,7 @@ class ReplayReport:
             "alerts": self.alerts,
         }
 
-    def print(self, out: Console) -> None:
+    def print(self, out: Console, with_alerts: bool = True) -> None:
         sent = ", ".join(f"{count:,} {topic}" for topic, count in self.sent.items())
         out.print(
             f"\n{sent} from {reader.human(self.first_ts)} to {reader.human(self.last_ts)} UTC in {self.seconds:.1f} s: "
@@ -75,7 +75,8 @@ class ReplayReport:
             out.print(
                 "[yellow]The workers have not finished: look into the logs in <home>/logs, or run radar doctor.[/]"
             )
-        out.print(reader.as_table(self.alerts) if self.alerts else "no alerts")
+        if with_alerts:
+            out.print(reader.as_table(self.alerts) if self.alerts else "no alerts")
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ class DemoReport:
                 table.add_row(
                     "promotion (no incident)", incident.category, reader.human(incident.start)[5:16], "", "", "", ""
                 )
-        self.replay.print(out)
+        self.replay.print(out, with_alerts=False)
         out.print(table)
         first = f"{self.first_alert_seconds:.0f} s" if self.first_alert_seconds is not None else "never"
         out.print(f"stack up in {self.up_seconds:.0f} s, first alert after {first}")

@@ -7,8 +7,8 @@ What the worker may rely on:
 
 * One producer, at most one request under way per partition: the order in each partition is the order of sending.
 * ``{"heartbeat": ts, "replay": true}`` goes to every partition of reviews, chats and clicks at the start and once per
-  minute of event time. ``ts`` is ``lateness_ms`` behind the newest event sent, so it never claims more than the
-  worker's watermark would; events older than a heartbeat before them are counted as ``late``.
+  minute of event time, or once per pane at maximum speed. ``ts`` is ``lateness_ms`` behind the newest event sent, so it
+  never claims more than the worker's watermark would; events older than a heartbeat before them are counted as ``late``.
 * Before the first event, :class:`Handshake` waits until the report of every source lane lies in every partition of
   ``signals``: from then on no fusion lane can close a pane before it has all of it.
 * A replay that reaches its end sends one heartbeat far enough ahead to close every window and session. However it
@@ -143,6 +143,7 @@ class _Sender:
         self.speed = speed
         self.progress = progress
         self.patience = patience
+        self.beat_ms = MINUTE_MS if speed else settings.pane_ms
         self.summary = ReplaySummary()
         self.batches = _Batches(producer, settings)
         self.started = time.monotonic()
@@ -169,7 +170,7 @@ class _Sender:
                 await self._pace(event.ts)
             if event.ts > self.clock:
                 self.clock = self.summary.last_ts = event.ts
-                if self._behind() // MINUTE_MS > self.promised // MINUTE_MS:
+                if self._behind() // self.beat_ms > self.promised // self.beat_ms:
                     await self._beat()
             self.summary.late += event.ts < self.promised
         await self.batches.add(event.topic, event.key, event.payload())
@@ -187,7 +188,7 @@ class _Sender:
                 return
             if passed > self.clock:
                 self.clock = passed
-                if self._behind() // MINUTE_MS > self.promised // MINUTE_MS:
+                if self._behind() // self.beat_ms > self.promised // self.beat_ms:
                     await self._beat()
             await self._flush()
             await asyncio.sleep(min(wait, SLEEP_SECONDS))

@@ -223,10 +223,8 @@ def test_an_alert_finds_its_incident(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"kind": "demand_surge"},
-        {"label": "quality"},
         {"product_id": "p003"},
-        {"category": "玩具"},
+        {"product_id": "p003", "label": "quality"},
         {"opened_at": 0},
         {"opened_at": 1_772_433_900_000 + 30 * MINUTE + 1},
     ],
@@ -235,6 +233,13 @@ def test_an_alert_that_differs_is_a_false_alarm(shop: Shop, changes: dict[str, A
     packaging = shop.incidents[0]
     findings = match_alerts([packaging], [_alert(packaging, **changes)])
     assert [finding.verdict for finding in findings] == ["missed", "false alarm"]
+
+
+@pytest.mark.parametrize("changes", [{"kind": "demand_surge"}, {"label": "quality"}])
+def test_what_else_rises_on_the_product_is_explained_but_no_find(shop: Shop, changes: dict[str, Any]) -> None:
+    packaging = shop.incidents[0]
+    (missed,) = match_alerts([packaging], [_alert(packaging, **changes)])
+    assert (missed.verdict, missed.also) == ("missed", ["a1"])
 
 
 def test_a_restock_incident_may_be_found_at_category_level(shop: Shop) -> None:

@@ -117,9 +117,10 @@ def match_alerts(
 
     An alert finds an incident when kind and label agree, it opened between the start and ``grace_ms`` after the end,
     and it names the same product (or the same category, for an incident of a category). A restock incident of a
-    product may also be found at category level; ``note`` says so. The first such alert counts. Further ones, and
-    alerts that agree but look at the product's category or at one product of the category, are explained (``also``):
-    neither a find nor a false alarm. Every other alert is a false alarm, also during a promotion.
+    product may also be found at category level; ``note`` says so. The first such alert counts. Further ones, alerts
+    that agree but look at the product's category or at one product of the category, and whatever else rises on the
+    product meanwhile (fakes are sent back) are explained (``also``): neither a find nor a false alarm. Every other
+    alert is a false alarm, also during a promotion.
     """
     latest: dict[str, dict[str, Any]] = {}
     for state in alerts:
@@ -159,16 +160,21 @@ def match_alerts(
 
 
 def _related(incident: Incident, alert: Mapping[str, Any], grace_ms: int) -> bool:
-    """Same kind, label, time and category; the same product where both name one."""
+    """In its time: the same product, or the same kind and label in its category."""
+    if not incident.start <= alert["opened_at"] <= incident.end + grace_ms:
+        return False
+    if incident.product_id and incident.product_id == alert["product_id"]:
+        return True
     return bool(
         alert["kind"] == incident.kind
         and alert["label"] == incident.label
-        and incident.start <= alert["opened_at"] <= incident.end + grace_ms
         and alert["category"] == incident.category
-        and (not alert["product_id"] or incident.product_id in ("", alert["product_id"]))
+        and (not alert["product_id"] or not incident.product_id)
     )
 
 
 def _finds(incident: Incident, alert: Mapping[str, Any]) -> bool:
+    if (alert["kind"], alert["label"]) != (incident.kind, incident.label):
+        return False
     at_category = alert["scope"] == "category" and incident.label == "restock"
     return alert["scope"] == incident.scope or at_category
