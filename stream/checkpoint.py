@@ -21,14 +21,20 @@ import orjson
 Shards = Mapping[str, bytes]
 
 
+PART_BYTES = 512 * 1024  # brokers take records of 1 MiB
+
+
 @dataclass(slots=True)
 class Checkpoints:
-    """The checkpoints of one partition in one table; keys are ``<partition>/<shard>/<slot>`` and ``<partition>``."""
+    """The checkpoints of one partition in one table.
+
+    Keys are ``<partition>`` for the head and ``<partition>/<shard>/<slot>/<part>``; a large shard takes several parts.
+    """
 
     table: Any
     partition: int
     epoch: int = 0
-    slots: dict[str, int] = field(default_factory=dict)
+    slots: dict[str, tuple[int, int]] = field(default_factory=dict)  # shard: slot, number of parts
 
     @staticmethod
     def position(table: Any, partition: int) -> int | None:
@@ -42,20 +48,29 @@ class Checkpoints:
         if not head:
             return {}
         state = orjson.loads(head)
-        self.epoch, self.slots = state["epoch"], state["slots"]
-        return {name: self.table.data[self._key(name, slot)] for name, slot in self.slots.items()}
+        self.epoch = state["epoch"]
+        self.slots = {name: (slot, parts) for name, (slot, parts) in state["slots"].items()}
+        return {
+            name: b"".join(self.table.data[self._key(name, slot, part)] for part in range(parts))
+            for name, (slot, parts) in self.slots.items()
+        }
 
     async def save(self, position: int, changed: Shards) -> None:
         """Write ``changed`` and then the head. Raises what the broker says when a write is refused."""
-        slots = {**self.slots, **{name: 1 - self.slots.get(name, 1) for name in changed}}
-        await asyncio.gather(*(self._write(self._key(name, slots[name]), data) for name, data in changed.items()))
+        slots, writes = dict(self.slots), []
+        for name, data in changed.items():
+            slot = 1 - slots[name][0] if name in slots else 0
+            parts = [data[start : start + PART_BYTES] for start in range(0, len(data) or 1, PART_BYTES)]
+            slots[name] = (slot, len(parts))
+            writes += [self._write(self._key(name, slot, number), part) for number, part in enumerate(parts)]
+        await asyncio.gather(*writes)
         epoch = self.epoch + 1
         head = orjson.dumps({"epoch": epoch, "position": position, "slots": slots})
         await self._write(str(self.partition).encode(), head)
         self.epoch, self.slots = epoch, slots
 
-    def _key(self, name: str, slot: int) -> bytes:
-        return f"{self.partition}/{name}/{slot}".encode()
+    def _key(self, name: str, slot: int, part: int) -> bytes:
+        return f"{self.partition}/{name}/{slot}/{part}".encode()
 
     async def _write(self, key: bytes, data: bytes) -> None:
         self.table.data[key] = data

@@ -8,7 +8,7 @@ What the worker may rely on:
 * One producer, at most one request under way per partition: the order in each partition is the order of sending.
 * ``{"heartbeat": ts, "replay": true}`` goes to every partition of reviews, chats and clicks at the start and once per
   minute of event time, or once per pane at maximum speed. ``ts`` is ``lateness_ms`` behind the newest event sent, so it
-  never claims more than the worker's watermark would; events older than a heartbeat before them are counted as ``late``.
+  never claims more than the worker's watermark would; events older than a heartbeat before them count as ``late``.
 * Before the first event, :class:`Handshake` waits until the report of every source lane lies in every partition of
   ``signals``: from then on no fusion lane can close a pane before it has all of it.
 * A replay that reaches its end sends one heartbeat far enough ahead to close every window and session. However it

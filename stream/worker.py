@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from stream.app import Radar, create_app
+from stream.preprocess import warm_up
 from stream.settings import Settings
 from stream.understand import open_scorer
 
@@ -31,6 +32,7 @@ async def serve(settings: Settings) -> int:
     settings.home.mkdir(parents=True, exist_ok=True)
     ready = settings.home / f"worker-{index}.ready"
     ready.unlink(missing_ok=True)
+    await asyncio.to_thread(warm_up)
     scorer = await open_scorer(settings)
     radar = create_app(settings, scorer)
     await radar.catalog.start()

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import Checkpoints
@@ -27,9 +27,15 @@ class Table:
         self.log.append((key, value))
 
 
-steps = st.lists(st.dictionaries(st.sampled_from("abc"), st.binary(min_size=1, max_size=3), max_size=3), max_size=8)
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.checkpoint.PART_BYTES", 2)
 
 
+steps = st.lists(st.dictionaries(st.sampled_from("abc"), st.binary(max_size=7), max_size=3), max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps, st.integers(0, 100))
 def test_any_prefix_of_the_changelog_restores_the_last_complete_checkpoint(
     changes: list[dict[str, bytes]], cut: int
@@ -50,6 +56,7 @@ def test_any_prefix_of_the_changelog_restores_the_last_complete_checkpoint(
     asyncio.run(work())
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps, steps, st.integers(0, 100))
 def test_going_on_after_a_torn_checkpoint_is_sound(first: Any, second: Any, cut: int) -> None:
     async def work() -> None:
@@ -131,7 +138,7 @@ async def run_once(log: Log, blocks: list[Block]) -> None:
 async def test_effects_come_before_state_and_state_before_acknowledgement() -> None:
     log = Log()
     await run_once(log, [Block("clicks", 0, [Record(0), Record(1)])])
-    assert log.done[:5] == ["sink signals 2", "topic signals 1", "state 0/x/0", "state 0", "ack 1"]
+    assert log.done[:5] == ["sink signals 2", "topic signals 1", "state 0/x/0/0", "state 0", "ack 1"]
 
 
 async def test_records_that_the_state_holds_already_are_left_out() -> None:
