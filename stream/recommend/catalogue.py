@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 K1: Final = 1.2
 B: Final = 0.75
@@ -49,6 +49,7 @@ class Catalogue:
         self._index: dict[str, dict[str, int]] = {}  # word -> product -> times
         self._shelves: dict[str, list[tuple[float, str]]] = {}  # category -> (price, product), sorted
         self._length = 0  # words of all products
+        self.memo: dict[Any, Any] = {}  # what others computed from the products as they are; emptied when one changes
 
     def __len__(self) -> int:
         return len(self._products)
@@ -64,6 +65,7 @@ class Catalogue:
 
     def upsert(self, product: Product) -> None:
         """Put in a product, in place of the one of the same id."""
+        self.memo.clear()
         before = self._products.get(product.product_id)
         if before is not None and before.text == product.text:
             self._reshelve(before, product)
@@ -78,6 +80,7 @@ class Catalogue:
 
     def remove(self, product_id: str) -> None:
         """Take out a product; one that is not there is no mistake."""
+        self.memo.clear()
         product = self._products.pop(product_id, None)
         if product is None:
             return

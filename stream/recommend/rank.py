@@ -16,6 +16,7 @@ from stream.recommend.intent import Intent
 from stream.records import Recommendation, Signal, content_id
 
 MOST: Final = 5
+MOST_MEMORIES: Final = 10_000
 NO_COUNTS: Final[Mapping[str, float]] = {}
 
 #: Weight of each part by demand; "" is the demand of no demand.
@@ -120,6 +121,26 @@ def rank(
 
     ``product`` is the one in question, ``text`` the words or the query, ``popularity`` counts by product.
     """
+    if popularity or exclude:
+        return _rank(catalogue, demand, product, text, popularity, exclude, most)
+    question = (demand, product.product_id if product else "", text, most)
+    ranked: list[dict[str, Any]] | None = catalogue.memo.get(question)
+    if ranked is None:
+        if len(catalogue.memo) >= MOST_MEMORIES:
+            catalogue.memo.clear()
+        ranked = catalogue.memo[question] = _rank(catalogue, demand, product, text, popularity, exclude, most)
+    return ranked
+
+
+def _rank(
+    catalogue: Catalogue,
+    demand: str,
+    product: Product | None,
+    text: str,
+    popularity: Mapping[str, float],
+    exclude: Iterable[str],
+    most: int,
+) -> list[dict[str, Any]]:
     found = {match.product_id: score for match, score in catalogue.search(text)}
     near = catalogue.neighbours(product.category, product.price) if product else []
     shown = {one.product_id: one for one in near}
