@@ -1,0 +1,54 @@
+"""The training loss: four tasks, each averaged over the cells that are known."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.batches import IGNORED, Batch
+from training.model import Logits
+
+#: Most aspects are absent from most texts; these weights keep "absent" from drowning the polarities.
+STATE_WEIGHTS: Final = (1.0, 2.0, 2.0, 2.0)
+EVIDENCE_POSITIVE: Final = 3.0
+TASK_WEIGHTS: Final = {"sentiment": 1.0, "aspects": 4.0, "demands": 4.0, "strength": 1.0, "evidence": 4.0}
+
+
+def task_losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
+    """Scalar loss per task; zero where a batch knows nothing about a task."""
+    states = batch.aspects.flatten()
+    weights = torch.tensor(STATE_WEIGHTS, dtype=logits.aspects.dtype)
+    aspects = F.cross_entropy(
+        logits.aspects.flatten(0, 1), states, weights, ignore_index=IGNORED, reduction="sum"
+    ) / _count(states != IGNORED)
+
+    present, strength = logits.demands.unbind(-1)
+    demands = F.binary_cross_entropy_with_logits(present, batch.demands, reduction="none")
+    there = (batch.demands > 0) & batch.demands_known
+    strengths = F.binary_cross_entropy_with_logits(strength, batch.strength, reduction="none")
+
+    evidence = F.binary_cross_entropy_with_logits(
+        logits.evidence, batch.evidence, reduction="none", pos_weight=torch.tensor(EVIDENCE_POSITIVE)
+    )
+    return {
+        "sentiment": F.cross_entropy(logits.sentiment, batch.sentiment, ignore_index=IGNORED, reduction="sum")
+        / _count(batch.sentiment != IGNORED),
+        "aspects": aspects,
+        "demands": _mean(demands, batch.demands_known),
+        "strength": _mean(strengths, there),
+        "evidence": _mean(evidence, batch.evidence_known),
+    }
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The weighted sum that is minimised."""
+    return torch.stack([TASK_WEIGHTS[task] * loss for task, loss in losses.items()]).sum()
+
+
+def _count(known: Tensor) -> Tensor:
+    return known.sum().clamp(min=1)
+
+
+def _mean(values: Tensor, known: Tensor) -> Tensor:
+    return (values * known).sum() / _count(known)

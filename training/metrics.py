@@ -1,0 +1,159 @@
+"""Scores of predictions against rows, counted only over cells that the rows know."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+from tokenizers import Tokenizer
+
+from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from training.batches import PAD, encode, token_labels
+from training.data import Row
+from training.model import HEADS, Calibrated, RadarModel
+
+Floats = npt.NDArray[np.float32]
+#: (input_ids, attention_mask), both int64 [B, T] -> sentiment, aspects, demands, evidence as in serving/labels.py.
+Predict = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Sequence[Floats]]
+
+DEFAULT_THRESHOLD: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says about one row."""
+
+    row: Row
+    sentiment: Floats  #: [3]
+    aspects: Floats  #: [13, 4]
+    demands: Floats  #: [10, 2]
+    evidence: Floats  #: [T, 23]
+    tokens: Floats  #: [T, 23], 1 where a token is evidence by the row's spans
+
+    def presence(self, label: str) -> float:
+        """Probability that an aspect (any polarity) or a demand is in the text."""
+        if label in DEMANDS:
+            return float(self.demands[DEMANDS.index(label), 0])
+        return 1.0 - float(self.aspects[ASPECTS.index(label), 0])
+
+    def polarity(self, aspect: str) -> str:
+        """The likeliest polarity of an aspect, should it be present."""
+        return POLARITIES[int(self.aspects[ASPECTS.index(aspect), 1:].argmax())]
+
+
+def torch_predict(model: RadarModel) -> Predict:
+    """The model in training as a predictor."""
+
+    def predict(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Sequence[Floats]:
+        with torch.inference_mode():
+            tensors = Calibrated(model)(torch.from_numpy(ids), torch.from_numpy(mask))
+        return [tensor.float().numpy() for tensor in tensors]
+
+    return predict
+
+
+def onnx_predict(path: Path) -> Predict:
+    """An exported model as a predictor."""
+    if not path.is_file():
+        raise SystemExit(f"No model at {path}: train one with python -m training.train, or try --smoke.")
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def predict(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Sequence[Floats]:
+        found: Sequence[Floats] = session.run(HEADS, {"input_ids": ids, "attention_mask": mask})
+        return found
+
+    return predict
+
+
+def answers(rows: Sequence[Row], tokenizer: Tokenizer, predict: Predict, size: int = 32) -> list[Answer]:
+    """Run the model over rows, in batches of like lengths; the order of the rows is kept."""
+    encoded = encode(rows, tokenizer)
+    order = sorted(range(len(rows)), key=lambda i: len(encoded[i].ids))
+    found: dict[int, Answer] = {}
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        longest = max(len(encoded[i].ids) for i in chosen)
+        ids = np.full((len(chosen), longest), PAD, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for place, i in enumerate(chosen):
+            ids[place, : len(encoded[i].ids)], mask[place, : len(encoded[i].ids)] = encoded[i].ids, 1
+        sentiment, aspects, demands, evidence = predict(ids, mask)
+        for place, i in enumerate(chosen):
+            used = len(encoded[i].ids)
+            found[i] = Answer(
+                rows[i], sentiment[place], aspects[place], demands[place], evidence[place, :used],
+                token_labels(encoded[i]).numpy(),
+            )  # fmt: skip
+    return [found[i] for i in range(len(rows))]
+
+
+def sentiment_accuracy(found: Sequence[Answer]) -> float:
+    """Share of rows with the right polarity. Where a set knows no neutral, neutral is not an option."""
+    known = [answer for answer in found if answer.row.sentiment is not None]
+    if not known:
+        return float("nan")
+    options = [i for i, name in enumerate(POLARITIES) if any(answer.row.sentiment == name for answer in known)]
+    right = [POLARITIES[max(options, key=lambda i: answer.sentiment[i])] == answer.row.sentiment for answer in known]
+    return float(np.mean(right))
+
+
+def aspect_counts(answer: Answer, thresholds: Mapping[str, float]) -> tuple[int, int, int]:
+    """(right, predicted, true) pairs of aspect and polarity in one row."""
+    right = predicted = 0
+    for aspect in answer.row.known_aspects:
+        if answer.presence(aspect) >= thresholds.get(aspect, DEFAULT_THRESHOLD):
+            predicted += 1
+            right += answer.row.aspects.get(aspect) == answer.polarity(aspect)
+    return right, predicted, len(answer.row.aspects)
+
+
+def aspect_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
+    """Micro-F1 over pairs of aspect and polarity."""
+    return f1(*np.sum([aspect_counts(answer, thresholds) for answer in found], axis=0))
+
+
+def demand_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
+    """Macro-F1 over the demands that occur among the rows."""
+    scores = [
+        label_f1(found, demand, thresholds.get(demand, DEFAULT_THRESHOLD))
+        for demand in DEMANDS
+        if any(demand in answer.row.demands for answer in found)
+    ]
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def label_f1(found: Sequence[Answer], label: str, threshold: float) -> float:
+    """F1 of one aspect's or demand's presence."""
+    known = [answer for answer in found if label in answer.row.known_aspects | answer.row.known_demands]
+    said = [answer.presence(label) >= threshold for answer in known]
+    true = [label in answer.row.aspects or label in answer.row.demands for answer in known]
+    return f1(sum(a and b for a, b in zip(said, true, strict=True)), sum(said), sum(true))
+
+
+def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -> float:
+    """Micro-F1 over tokens of the labels that a row truly has: are the right words marked?"""
+    counts = np.zeros(3)
+    for answer in found:
+        for label in answer.row.spans.keys() & answer.row.known_spans:
+            column = EVIDENCE_LABELS.index(label)
+            said, true = answer.evidence[:, column] >= threshold, answer.tokens[:, column] > 0
+            counts += (said & true).sum(), said.sum(), true.sum()
+    return f1(*counts) if counts[2] else float("nan")
+
+
+def f1(right: float, predicted: float, true: float) -> float:
+    """F1 from counts; 0 where nothing is right."""
+    return float(2 * right / (predicted + true)) if right else 0.0
+
+
+def interval(
+    found: Sequence[Any], score: Callable[[Sequence[Any]], float], rounds: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """95 % bootstrap confidence interval of a score over rows."""
+    chooser = np.random.default_rng(seed)
+    scores = [score([found[i] for i in chooser.integers(0, len(found), len(found))]) for _ in range(rounds)]
+    return float(np.nanpercentile(scores, 2.5)), float(np.nanpercentile(scores, 97.5))
