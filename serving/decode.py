@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 DECIMALS: Final = 3
 EVIDENCE: Final = 0.5  # a token with this probability is evidence
+FAINT: Final = 0.7  # of the best run's peak: less is an echo
 MAX_GAP: Final = 1  # tokens between two runs of evidence that still make one span
 
 
@@ -125,6 +126,8 @@ def decode(
 def spans(probabilities: Floats, words: Sequence[Span | None]) -> list[Span]:
     """Where the evidence of one label stands: runs of tokens, or the best run where none is sure.
 
+    A run that peaks well below the best one is an echo of another label's evidence and is left out.
+
     ``words`` holds per token its place without white space and punctuation, None where nothing is left.
     """
     wordy = np.array([word is not None for word in words])
@@ -135,15 +138,18 @@ def spans(probabilities: Floats, words: Sequence[Span | None]) -> list[Span]:
     if not chosen.any():
         best = int(np.where(wordy, sure, -1).argmax())
         chosen = _run_around(best, sure >= max(sure[best] / 2, 10**-DECIMALS))
-    found: list[Span] = []
+    runs: list[tuple[int, int, float]] = []  # start, end, peak
     last = -1
     for place in np.flatnonzero(chosen).tolist():
         start, end = words[place] or (0, 0)
-        if found and place - last <= MAX_GAP + 1:
-            start, end = min(found[-1][0], start), max(found.pop()[1], end)
-        found.append((start, end))
+        peak = float(sure[place])
+        if runs and place - last <= MAX_GAP + 1:
+            before = runs.pop()
+            start, end, peak = min(before[0], start), max(before[1], end), max(before[2], peak)
+        runs.append((start, end, peak))
         last = place
-    return found
+    best_peak = max(peak for _, _, peak in runs)
+    return [(start, end) for start, end, peak in runs if peak >= FAINT * best_peak]
 
 
 def trimmed(text: str, start: int, end: int) -> Span | None:

@@ -46,7 +46,7 @@ class Plan:
     rate: float = 1e-4
     head_rate: float = 4e-3
     size: int = 32
-    frozen: int = 3  #: lowest encoder layers that stay as they are, beside the embeddings
+    frozen: int = 4  #: lowest encoder layers that stay as they are; the embeddings are the first
     seed: int = 0
 
 
@@ -57,7 +57,7 @@ class Trainer:
         self.model, self.plan, self.out = model, plan, out
         self.rows, self.seconds, self.epoch = 0, 0.0, 0
         self.losses: list[float] = []
-        for frozen in (model.encoder.embeddings, *model.encoder.encoder.layer[: plan.frozen]):
+        for frozen in [model.encoder.embeddings, *model.encoder.encoder.layer][: plan.frozen]:
             frozen.requires_grad_(False)
         encoder = [p for p in model.encoder.parameters() if p.requires_grad]
         heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(chosen.seed)
     torch.set_num_threads(chosen.threads)
     if chosen.smoke:
-        smoke(Plan(rows=6_000, minutes=1.0, rate=2e-3, head_rate=5e-3, frozen=0, seed=chosen.seed))
+        smoke(Plan(rows=20_000, minutes=1.0, rate=3e-3, head_rate=5e-3, frozen=0, seed=chosen.seed))
     else:
         plan = Plan(rows=chosen.rows, minutes=chosen.minutes, seed=chosen.seed)
         full(chosen.base, chosen.out, plan, chosen.target)

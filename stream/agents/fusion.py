@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 from zlib import crc32
 
@@ -18,6 +19,7 @@ from stream.checkpoint import Shards
 from stream.detect.cells import Candidate, Cell, Key, Source
 from stream.detect.copies import Copies
 from stream.detect.engine import Engine
+from stream.detect.rules import DEFAULT_RULES
 from stream.events import Reject
 from stream.lanes import Effects
 from stream.records import Alert, Span, to_dict
@@ -38,7 +40,8 @@ class Fusion:
     def __init__(self, settings: Settings, sources: Iterable[str], model: str) -> None:
         self._clock = MinWatermark(sources)
         self._panes: Panes[Key, Cell] = Panes(settings.pane_ms, Cell)
-        self._engine = Engine(pane_ms=settings.pane_ms, window_panes=settings.window_panes, model=model)
+        rules = [replace(rule, shop_per_day=rule.shop_per_day / settings.partitions) for rule in DEFAULT_RULES]
+        self._engine = Engine(rules, pane_ms=settings.pane_ms, window_panes=settings.window_panes, model=model)
         self._copies = Copies(settings.window_panes * settings.pane_ms)
         self._notes: dict[str, str] = {}  # of open alerts
         self._applied: dict[str, list[Any]] = {}

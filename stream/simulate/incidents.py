@@ -118,9 +118,9 @@ def match_alerts(
     An alert finds an incident when kind and label agree, it opened between the start and ``grace_ms`` after the end,
     and it names the same product (or the same category, for an incident of a category). A restock incident of a
     product may also be found at category level; ``note`` says so. The first such alert counts. Further ones, alerts
-    that agree but look at the product's category or at one product of the category, and whatever else rises on the
-    product meanwhile (fakes are sent back) are explained (``also``): neither a find nor a false alarm. Every other
-    alert is a false alarm, also during a promotion.
+    that agree but look at one product of the category, and whatever else rises meanwhile on the product or its whole
+    category (fakes are sent back, late parcels asked for) are explained (``also``): neither a find nor a false alarm.
+    Every other alert is a false alarm, also during a promotion.
     """
     latest: dict[str, dict[str, Any]] = {}
     for state in alerts:
@@ -160,17 +160,14 @@ def match_alerts(
 
 
 def _related(incident: Incident, alert: Mapping[str, Any], grace_ms: int) -> bool:
-    """In its time: the same product, or the same kind and label in its category."""
+    """In its time: on its product or category, or the same kind and label at a product of the category."""
     if not incident.start <= alert["opened_at"] <= incident.end + grace_ms:
         return False
-    if incident.product_id and incident.product_id == alert["product_id"]:
+    if alert["category"] != incident.category:
+        return False
+    if alert["product_id"] in ("", incident.product_id):
         return True
-    return bool(
-        alert["kind"] == incident.kind
-        and alert["label"] == incident.label
-        and alert["category"] == incident.category
-        and (not alert["product_id"] or not incident.product_id)
-    )
+    return not incident.product_id and (alert["kind"], alert["label"]) == (incident.kind, incident.label)
 
 
 def _finds(incident: Incident, alert: Mapping[str, Any]) -> bool:
