@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 TEXT_BLOCKS = 4
 LIGHT_BLOCKS = 64
 FINISH_SECONDS = 8.0
+#: Kafka does not compact the segment it writes to, and recovery reads all of it: the default of 1 GiB would take long.
+CHANGELOG = {"segment.bytes": 16 * 1024 * 1024}
 
 
 class Radar:
@@ -88,7 +90,7 @@ class Radar:
         return app
 
     def _table(self, name: str) -> Any:
-        return self.app.Table(f"{name}-state", key_type=bytes, value_type=bytes)
+        return self.app.Table(f"{name}-state", key_type=bytes, value_type=bytes, extra_topic_configs=CHANGELOG)
 
     def _agent(self, topic: str) -> None:
         async def take(stream: faust.StreamT[Any]) -> None:

@@ -22,6 +22,7 @@ Shards = Mapping[str, bytes]
 
 
 PART_BYTES = 512 * 1024  # brokers take records of 1 MiB
+CANCELLED_SECONDS = 5.0  # how long a cancelled save may still take
 
 
 @dataclass(slots=True)
@@ -56,7 +57,19 @@ class Checkpoints:
         }
 
     async def save(self, position: int, changed: Shards) -> None:
-        """Write ``changed`` and then the head. Raises what the broker says when a write is refused."""
+        """Write ``changed`` and then the head. Raises what the broker says when a write is refused.
+
+        Cancelled, it ends only when the writes have: a head that is in memory and not in the changelog, or comes there
+        after the partition has moved, would let later writes go into the slots that the other one names.
+        """
+        saving = asyncio.create_task(self._save(position, changed))
+        try:
+            await asyncio.shield(saving)
+        except asyncio.CancelledError:
+            await asyncio.wait({saving}, timeout=CANCELLED_SECONDS)
+            raise
+
+    async def _save(self, position: int, changed: Shards) -> None:
         slots, writes = dict(self.slots), []
         for name, data in changed.items():
             slot = 1 - slots[name][0] if name in slots else 0

@@ -42,7 +42,8 @@ async def serve(settings: Settings) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    status = asyncio.create_task(keep_status(radar, settings.home / f"worker-{index}.json", ready))
+    counts = settings.home / f"worker-{index}.json"
+    status = asyncio.create_task(keep_status(radar, counts, ready))
     try:
         await radar.app.start()
         crash = asyncio.create_task(radar.app.wait_until_stopped())
@@ -54,6 +55,7 @@ async def serve(settings: Settings) -> int:
         await radar.out.close()
         await scorer.close()
         ready.unlink(missing_ok=True)
+        counts.unlink(missing_ok=True)  # or its lanes would pass for live ones
     if radar.app.crashed:
         log.error("worker crashed: %r", radar.app.crash_reason)
         return 1
@@ -73,7 +75,9 @@ async def keep_status(radar: Radar, path: Path, ready: Path) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     sys.exit(asyncio.run(serve(Settings())))

@@ -185,3 +185,31 @@ def test_few_bad_records_among_many_good_ones_never_stop() -> None:
     flood = Flood(0.5, 100)
     for _ in range(5_000):
         flood.count(5, 1)
+
+
+async def test_a_save_that_is_cancelled_ends_with_its_writes_done_or_not_begun() -> None:
+    """A rebalance cancels a lane in the middle of a save: memory and changelog must not part ways."""
+    table = Table()
+    slow = table.send_changelog
+
+    async def send(partition: int, key: bytes, value: bytes) -> None:
+        await asyncio.sleep(0.01)
+        await slow(partition, key, value)
+
+    table.send_changelog = send  # type: ignore[method-assign]
+    checkpoints = Checkpoints(table, 0)
+    await checkpoints.save(1, {"a": b"1"})
+    saving = asyncio.create_task(checkpoints.save(2, {"a": b"2"}))
+    await asyncio.sleep(0.015)
+    saving.cancel()
+    await asyncio.gather(saving, return_exceptions=True)
+    recovered = Table(table.log)
+    assert Checkpoints.position(recovered, 0) == Checkpoints.position(table, 0)
+    assert Checkpoints(recovered, 0).restore() == Checkpoints(table, 0).restore() == {"a": b"2"}
+
+
+def test_a_time_in_a_dead_letter_stays_readable_and_a_phone_does_not() -> None:
+    value = b'{"ts": 1772380800000, "text": "call 13812345678", "rating": 9}'
+    letter = lane(Log())._dead_letter(Reject(5, "rating", value))
+    assert '"ts": 1772380800000' in letter.payload
+    assert "13812345678" not in letter.payload

@@ -1,87 +1,28 @@
 """The production sink against a real ClickHouse server, and beside the embedded one.
 
-Debian's clickhouse-server (18.16, of 2018) is enough for the native protocol. It has neither DateTime64 nor TTL nor
-today's settings, so this tier lowers those; everything else is the shipped schema. Skipped where there is no server:
-``apt-get install clickhouse-server`` brings it.
+Debian's clickhouse-server (18.16, of 2018) is enough for the native protocol (see ``servers.py``). Skipped where there
+is no server: ``apt-get install clickhouse-server`` brings it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import shutil
 import signal as signals
 import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from servers import LoweredSink, Server, needs_clickhouse, start_clickhouse
 from test_sinks_chdb import StoreProcess, free_port
 from test_sinks_rows import LONE_SURROGATE, T0, alert, one_of_each, signal
 
 from stream.sinks.base import SinkRejected, SinkUnavailable
 from stream.sinks.chdb import ChdbSink
 from stream.sinks.clickhouse import ClickHouseSink
-
-SERVER = shutil.which("clickhouse-server") or shutil.which("clickhouse-server", path="/usr/sbin:/usr/local/sbin")
-needs_server = pytest.mark.skipif(SERVER is None, reason="no clickhouse-server here: apt-get install clickhouse-server")
-
-CONFIG = """<yandex>
-  <logger><level>warning</level><log>{home}/log</log><errorlog>{home}/errors</errorlog></logger>
-  <http_port>{http}</http_port><tcp_port>{tcp}</tcp_port><listen_host>127.0.0.1</listen_host>
-  <path>{home}/data/</path><tmp_path>{home}/tmp/</tmp_path><user_files_path>{home}/files/</user_files_path>
-  <format_schema_path>{home}/formats/</format_schema_path><timezone>UTC</timezone>
-  <mark_cache_size>67108864</mark_cache_size><users_config>{home}/users.xml</users_config>
-  <default_profile>default</default_profile><default_database>default</default_database>
-</yandex>"""
-USERS = """<yandex>
-  <profiles><default><allow_experimental_low_cardinality_type>1</allow_experimental_low_cardinality_type></default>
-  </profiles>
-  <users><radar><password>sesame</password><networks><ip>127.0.0.1</ip></networks>
-  <profile>default</profile><quota>default</quota></radar></users>
-  <quotas><default></default></quotas>
-</yandex>"""
-
-
-class Server:
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
-        for name in ("data", "tmp", "files", "formats"):
-            (home / name).mkdir(parents=True)
-        (home / "config.xml").write_text(CONFIG.format(home=home, http=free_port(), tcp=self.port))
-        (home / "users.xml").write_text(USERS)
-        self.start()
-
-    def start(self) -> None:
-        assert SERVER
-        self.process = subprocess.Popen(
-            [SERVER, f"--config-file={self.home / 'config.xml'}"],
-            cwd=self.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            assert self.process.poll() is None, (self.home / "errors").read_text()[-2000:]
-            time.sleep(0.1)
-        raise AssertionError("clickhouse-server did not start")
-
-    def stop(self, number: int = signals.SIGTERM) -> None:
-        self.process.send_signal(number)
-        self.process.wait(30)
-
-
-class LoweredSink(ClickHouseSink):
-    """The sink for a server of 2018."""
-
-    settings: ClassVar[dict[str, Any]] = {}
-
-    def ddl(self) -> list[str]:
-        return [re.sub(r"\nTTL .*", "", s).replace("DateTime64(3, 'UTC')", "DateTime") for s in super().ddl()]
 
 
 def sink_for(server: Server, **changes: Any) -> LoweredSink:
@@ -91,7 +32,7 @@ def sink_for(server: Server, **changes: Any) -> LoweredSink:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("clickhouse"))
+    server = start_clickhouse(tmp_path_factory.mktemp("clickhouse"))
     yield server
     server.stop()
 
@@ -113,7 +54,7 @@ async def sink(server: Server) -> AsyncIterator[LoweredSink]:
     await sink.close()
 
 
-@needs_server
+@needs_clickhouse
 @pytest.mark.stack
 async def test_every_table_takes_its_record_and_replaying_adds_nothing(sink: LoweredSink) -> None:
     for _ in range(3):
@@ -123,7 +64,7 @@ async def test_every_table_takes_its_record_and_replaying_adds_nothing(sink: Low
         assert await sink.query(f"SELECT count() AS n FROM {table}") == [{"n": 1}]
 
 
-@needs_server
+@needs_clickhouse
 @pytest.mark.stack
 async def test_the_newest_state_of_an_alert_wins(sink: LoweredSink) -> None:
     await sink.write("alerts", [alert(state="resolved", closed_at=T0 + 9_000, updated_at=T0 + 9_000), alert(1)])
@@ -135,7 +76,7 @@ async def test_the_newest_state_of_an_alert_wins(sink: LoweredSink) -> None:
     assert await sink.query("SELECT count() AS n FROM alert_transitions") == [{"n": 3}]
 
 
-@needs_server
+@needs_clickhouse
 @pytest.mark.stack
 async def test_a_bad_row_is_named(sink: LoweredSink) -> None:
     for bad in ({"rating": 1_000}, {"text": 5}, {"text": LONE_SURROGATE}, {"aspects": "none"}, {"keywords": None}):
@@ -147,7 +88,7 @@ async def test_a_bad_row_is_named(sink: LoweredSink) -> None:
     assert await sink.query("SELECT count() AS n FROM signals") == [{"n": 50}]
 
 
-@needs_server
+@needs_clickhouse
 @pytest.mark.stack
 async def test_a_server_that_dies_is_unavailable_and_after_recovery_both_sinks_hold_the_same(
     server: Server, sink: LoweredSink, store: StoreProcess
@@ -185,7 +126,7 @@ async def test_a_server_that_dies_is_unavailable_and_after_recovery_both_sinks_h
     await embedded.close()
 
 
-@needs_server
+@needs_clickhouse
 @pytest.mark.stack
 async def test_wrong_passwords_and_queries_are_refused_in_the_servers_words(server: Server, sink: LoweredSink) -> None:
     with pytest.raises(SinkRejected, match=r"(?i)password"):
