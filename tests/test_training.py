@@ -1,7 +1,6 @@
 """The training room: mappings that never guess, spans that land on tokens, masks that hold, and the whole path once."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +130,14 @@ def test_joining_unites_labels_and_masks_disagreement() -> None:
     assert [row.text[start:end] for spans in row.spans.values() for start, end in spans] == ["便宜", "破了"]
 
 
+def test_only_reviews_without_a_cue_count_as_free_of_demands() -> None:
+    plain, asking = data.demand_free(
+        [Row("外观好看,做工也不错", "zh", "test"), Row("做工不错,能便宜点吗", "zh", "test")]
+    )
+    assert plain.known_demands == mapping.ALL_DEMANDS and not plain.demands
+    assert not asking.known_demands
+
+
 def test_leaks_and_look_alikes_are_left_out() -> None:
     rows = [Row(text, "zh", "test") for text in ("很好，喜欢!", "完全不同的一句话", data.DEMONSTRATION[0] + "呀")]
     kept, dropped = data.without_leaks(rows, ["很好 喜欢"])
@@ -192,7 +199,7 @@ def test_one_step_lowers_the_loss(tokenizer: Tokenizer) -> None:
 
 def test_the_export_answers_like_the_model(model: RadarModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = export(model, TOKENIZER, tmp_path, {"version": "test"})
-    assert json.loads(re.sub(r"^", "", (tmp_path / "tokenizer.json").read_text(encoding="utf-8")))["padding"] is None
+    assert json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["padding"] is None
     rows = [Row("物流慢", "zh", "test"), Row("a much longer text about the price of this kettle", "en", "test")]
     ours = metrics.answers(rows, tokenizer, metrics.torch_predict(model))
     theirs = metrics.answers(rows, tokenizer, metrics.onnx_predict(path))
