@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 from tokenizers import Tokenizer
@@ -61,6 +62,17 @@ def export(model: RadarModel, tokenizer: Path, target: Path, metadata: dict[str,
     plain.no_truncation()
     plain.save(str(target / "tokenizer.json"), pretty=False)
     return target / "model.onnx"
+
+
+def export_half(model: RadarModel, path: Path, metadata: dict[str, Any]) -> Path:
+    """Write the same model in fp16 for GPUs (int64 in, float32 out), for the ``gpu`` configuration of Triton."""
+    with tempfile.TemporaryDirectory() as folder:
+        fp32, fused = (Path(folder) / name for name in ("fp32.onnx", "fused.onnx"))
+        _to_onnx(model, fp32)
+        _fuse(model, fp32, fused)
+        onnx.save(convert_float_to_float16(onnx.load(fused), keep_io_types=True), path)
+    set_metadata(path, metadata)
+    return path
 
 
 def set_metadata(path: Path, metadata: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from serving.export import export, set_metadata
+from serving.export import export, export_half, set_metadata
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS
 from training import calibrate, data, metrics
 from training.batches import MAX_LENGTH, Encoded, batches, collate, encode, load_tokenizer, trainable
@@ -153,8 +153,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, target: Path) -> Path:
-    """Calibrate on dev rows, export, choose thresholds on the exported model and store them in it."""
+def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, target: Path, out: Path) -> Path:
+    """Calibrate on dev rows, export, choose thresholds on the exported model and store them in it.
+
+    The fp16 model for GPUs, with the same thresholds, stays in ``out``: at 77 MB it is not shipped.
+    """
     tokenizer = load_tokenizer(tokenizer_path)
     model.eval()
     model.temperature.fill_(1.0)
@@ -165,6 +168,7 @@ def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, tar
     path = export(model, tokenizer_path, target, facts)
     chosen = calibrate.thresholds(metrics.answers(dev, tokenizer, metrics.onnx_predict(path)))
     set_metadata(path, facts | {"thresholds": chosen})
+    export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
     say(f"Temperatures {[round(t, 2) for t in model.temperature.tolist()]}; wrote {path}")
     return path
 
@@ -179,7 +183,7 @@ def full(base: Path, out: Path, plan: Plan, target: Path) -> None:
     trainer = Trainer(RadarModel.from_base(base), plan, out)
     trainer.resume()
     trainer.run(examples, random.Random(0).sample(mixture.dev, min(400, len(mixture.dev))), tokenizer)
-    finish(trainer.model, mixture.dev, base / "tokenizer.json", target)
+    finish(trainer.model, mixture.dev, base / "tokenizer.json", target, out)
 
 
 def smoke(plan: Plan) -> None:
@@ -191,7 +195,7 @@ def smoke(plan: Plan) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(RadarModel.tiny(tokenizer.get_vocab_size()), plan, Path(folder) / "checkpoints")
         trainer.run(examples, mixture.dev, tokenizer)
-        path = finish(trainer.model, mixture.dev, TOKENIZER, Path(folder) / "model")
+        path = finish(trainer.model, mixture.dev, TOKENIZER, Path(folder) / "model", Path(folder))
         ids = np.array([tokenizer.encode(text).ids[:8] for text in data.DEMONSTRATION], dtype=np.int64)
         shapes = [list(tensor.shape) for tensor in metrics.onnx_predict(path)(ids, np.ones_like(ids))]
     wanted = [[2, 3], [2, len(ASPECTS), 4], [2, len(DEMANDS), 2], [2, 8, len(EVIDENCE_LABELS)]]
