@@ -38,6 +38,7 @@ from pathlib import Path
 from stream import stack as room
 from stream.settings import Settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup
 room.WORKER = {worker!r}
 async def main():
     async with room.embedded_stack(Settings(home=Path({home!r}), triton="")) as stack:

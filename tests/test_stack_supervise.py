@@ -110,7 +110,7 @@ async def test_the_log_of_the_last_run_is_kept_aside(tmp_path: Path) -> None:
 
 
 async def test_an_end_before_ready_shows_the_tail_of_the_log(bench: Bench) -> None:
-    code = "import sys\nfor n in range(30): print('line', n)\nsys.exit('no model here')"
+    code = "import sys\nfor n in range(30): print('line', n, flush=True)\nsys.exit('no model here')"
     with pytest.raises(ProcessFailed) as failure:
         await bench.supervisor.start([bench.process("triton", code, ready=forever)])
     message = str(failure.value)
