@@ -152,7 +152,7 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + ". The clicks figure includes producing them in another process's share of the same cores. "
+        + ". "
         "Not measured: GPU, Apache Kafka, more than one worker."
     )
     print(orjson.dumps({"bench": "smoke", "figures": figures}).decode())
