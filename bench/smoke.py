@@ -152,8 +152,7 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-        + ". "
-        "Not measured: GPU, Apache Kafka, more than one worker."
+        + ". Not measured: GPU, Apache Kafka, more than one worker."
     )
     print(orjson.dumps({"bench": "smoke", "figures": figures}).decode())
 
