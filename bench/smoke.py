@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -34,7 +33,7 @@ from stream.preprocess import prepare
 from stream.replay import Event, replay_events
 from stream.settings import Settings
 from stream.simulate import Shop
-from stream.stack import embedded_stack
+from stream.stack import WORKER, embedded_stack, environment
 from stream.status import wait_until_caught_up
 
 BATCH = 128
@@ -59,9 +58,7 @@ def texts(count: int) -> list[str]:
 async def through_the_worker(settings: Settings, count: int) -> tuple[float, int]:
     """Clicks per second of a worker that finds them in the topic, from its readiness to all of them durable."""
     summary = await replay_events(clicks(count), settings)
-    addresses = {name: getattr(settings, name) for name in ("home", "broker", "triton", "store", "idle_seconds")}
-    environment = os.environ | {f"RADAR_{name.upper()}": str(value) for name, value in addresses.items()}
-    worker = await asyncio.create_subprocess_exec(sys.executable, "-m", "stream.worker", env=environment)
+    worker = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings))
     try:
         while not (settings.home / "worker-0.ready").exists():  # noqa: ASYNC110
             await asyncio.sleep(0.02)

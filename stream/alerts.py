@@ -136,7 +136,6 @@ def as_table(alerts: Iterable[Alert]) -> Table:
     """The alerts as a table for a terminal, one row each; times are UTC."""
     table = Table("opened", "state", "sev", "what", "where", "seen", "expected", "says")
     for alert in alerts:
-        label = alert.get("aspect") or alert.get("demand") or alert.get("label") or ""
         quote = alert["evidence"][0]["text"] if alert["evidence"] else ""
         lo, hi = alert["band"]
         closed = f" {human(alert['closed_at'])}" if alert["closed_at"] else ""
@@ -144,8 +143,8 @@ def as_table(alerts: Iterable[Alert]) -> Table:
             human(alert["opened_at"]),
             f"{alert['state']}{closed}",
             str(alert["severity"]),
-            f"{alert['kind']}: {label}",
-            alert["product_id"] or f"all of {alert['category']}",
+            f"{alert['kind']}: {label_of(alert)}",
+            place_of(alert),
             f"{alert['observed']:g}",
             f"{alert['expected']:.3g} ({lo:.3g}–{hi:.3g})",
             quote if len(quote) <= 60 else quote[:59] + "…",
@@ -153,6 +152,16 @@ def as_table(alerts: Iterable[Alert]) -> Table:
         # Text, not markup: brackets and control characters in a customer's words mean nothing here.
         table.add_row(*(Text("".join(c if c.isprintable() else " " for c in cell)) for cell in row))
     return table
+
+
+def label_of(alert: Alert) -> str:
+    """The aspect or demand that an alert is about."""
+    return str(alert.get("aspect") or alert.get("demand") or alert.get("label") or "")
+
+
+def place_of(about: Alert) -> str:
+    """Where it rises, for a person: a product, or a whole category."""
+    return about["product_id"] or f"all of {about['category']}"
 
 
 def human(epoch_ms: int) -> str:

@@ -326,11 +326,8 @@ def schema(apply: bool) -> None:
     async def work() -> None:
         settings = Settings()
         await ensure_topics(settings)
-        sink = open_sink(settings)
-        try:
-            await sink.open()
-        finally:
-            await sink.close()
+        async with open_sink(settings):
+            pass  # opening it makes the tables
 
     run(work())
     console.print("topics and tables are there")

