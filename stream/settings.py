@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     # Event time (milliseconds of event time unless said)
     lateness_ms: int = Field(default=5_000, ge=0, description="how long the watermark waits for events out of order")
     ahead_ms: int = Field(default=300_000, ge=0, description="an event may be this far ahead of its Kafka timestamp")
+    correct_ms: int = Field(
+        default=900_000, ge=0, description="a late event still corrects a pane that ended this long ago"
+    )
     pane_ms: int = Field(default=300_000, ge=1_000, description="length of one pane (tumbling bucket)")
     window_panes: int = Field(default=12, ge=1, description="panes in the sliding window the detectors look at")
     session_gap_ms: int = Field(default=1_800_000, ge=1_000, description="silence that ends a session")
@@ -87,6 +90,12 @@ class Settings(BaseSettings):
     )
 
     # Limits
+    max_sessions: int = Field(
+        default=1_000_000, ge=1, description="most open sessions of a partition; the most silent are cut"
+    )
+    max_keys: int = Field(
+        default=200_000, ge=1, description="most products (and their labels) counted in one pane of a partition"
+    )
     deadletter_ratio: float = Field(
         default=0.5, gt=0, le=1, description="stop when more than this share of recent records is bad"
     )
