@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test check fmt train train-smoke evaluate bench-smoke lock clean
+.PHONY: help setup setup-all demo test check fmt train train-smoke evaluate bench-smoke bench-stream lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,14 @@ evaluate: setup-all  ## figures of the shipped model into docs/model-card.md
 
 bench-smoke: setup-all  ## clicks/s and texts/s here, beside librdkafka and in-process ONNX Runtime
 	$(BIN)/python -m bench.smoke
+
+$(VENV)/quix.stamp: bench/peers/quix.txt
+	$(PYTHON) -m venv $(VENV)/quix
+	$(VENV)/quix/bin/python -m pip install -q -r bench/peers/quix.txt
+	@touch $@
+
+bench-stream: setup-all $(VENV)/quix.stamp  ## clicks/s of one worker beside Faust, Quix Streams and Bytewax
+	$(BIN)/python -m bench.stream
 
 lock: setup-all  ## write constraints.txt from the environment as installed
 	$(PIP) freeze --exclude-editable | grep -v '^demand-radar' > constraints.txt

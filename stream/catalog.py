@@ -13,9 +13,13 @@ from typing import Any, Final
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from stream.events import Invalid
 from stream.recommend.catalogue import Catalogue, Product
+from stream.security import client_security
+from stream.settings import Settings
+from stream.topics import no_connection
 
 log = logging.getLogger(__name__)
 
@@ -56,16 +60,23 @@ def read_product(value: bytes) -> Product:
 class CatalogReader:
     """Keeps ``catalogue`` equal to the topic."""
 
-    def __init__(self, brokers: list[str], topic: str, partitions: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.catalogue = Catalogue()
-        self._brokers = brokers
-        self._partitions = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self._settings = settings
+        self._partitions = [TopicPartition(settings.topic("catalog"), number) for number in range(settings.partitions)]
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        consumer = self._consumer = AIOKafkaConsumer(bootstrap_servers=self._brokers, auto_offset_reset="earliest")
-        await consumer.start()
+        """Connect and read what is there. Raises :class:`~stream.topics.TopicsError`."""
+        settings = self._settings
+        consumer = self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=settings.brokers, auto_offset_reset="earliest", **client_security(settings)
+        )
+        try:
+            await consumer.start()
+        except KafkaConnectionError as error:
+            raise await no_connection(settings, error) from error
         consumer.assign(self._partitions)
         await consumer.seek_to_beginning(*self._partitions)
         ends = await consumer.end_offsets(self._partitions)

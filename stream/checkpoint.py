@@ -1,10 +1,14 @@
-"""Durable state in a Faust Table, as atomic checkpoints of shards.
+"""Durable state in a Faust Table: immutable segments and a head that names them.
 
-The state of a partition is a set of named shards of bytes. A checkpoint writes the shards that changed and then one
-``head`` that names the epoch and the position in the source topic. Each shard has two slots and a checkpoint writes
-the one that the last head does not point at. So **every prefix of the changelog holds a complete checkpoint**: a
-crash between two writes, an unsent tail or a broker that forgets its last records leads back to the last head, and
-reading resumes at the position that belongs to it (:meth:`Checkpoints.position`).
+The state of a partition is a set of named segments of bytes. A checkpoint writes the segments that changed, each under
+keys that no head names, and then one *head* that lists the live segments and the positions in the source topics. So
+
+- **every prefix of the changelog holds a complete checkpoint**: a crash between two writes, an unsent tail or a broker
+  that forgets its last records leads back to the last head, and reading resumes at the positions that belong to it;
+- **the cost follows the change**: a processor may append what is new as a segment of its own and fold many small ones
+  into one when it pays (a log-structured merge, O'Neil et al., 1996);
+- **a worker that lost its partition cannot spoil the state of the next one**: each owner writes under a term of its
+  own, one above the term it found, and of several heads the one of the highest term counts.
 
 A write is acknowledged by the broker before it counts; Faust alone would log a failed changelog write and go on.
 """
@@ -12,79 +16,203 @@ A write is acknowledged by the broker before it counts; Faust alone would log a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import struct
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
-Shards = Mapping[str, bytes]
-
+#: What changed: the new bytes of a segment, or None for one that is no longer needed. Others stay as they are.
+Changes = Mapping[str, bytes | None]
+Segments = Mapping[str, bytes]
 
 PART_BYTES = 512 * 1024  # brokers take records of 1 MiB
 CANCELLED_SECONDS = 5.0  # how long a cancelled save may still take
+FOLD_BYTES = 64 * 1024
+FOLD_SEGMENTS = 32
 
 
 @dataclass(slots=True)
 class Checkpoints:
     """The checkpoints of one partition in one table.
 
-    Keys are ``<partition>`` for the head and ``<partition>/<shard>/<slot>/<part>``; a large shard takes several parts.
+    Keys are ``<partition>/<owner>`` for a head and ``<partition>/<owner>/<number>`` for a piece of a segment, where the
+    owner is a term and a token. Numbers are used again once the head that named them is history, so the changelog
+    holds about as many keys as the state has pieces and needs no tombstones but those for an owner of before.
     """
 
     table: Any
     partition: int
+    term: int = 1
     epoch: int = 0
-    slots: dict[str, tuple[int, int]] = field(default_factory=dict)  # shard: slot, number of parts
+    segments: dict[str, list[str]] = field(default_factory=dict)  # name: keys of its pieces, without the partition
+    owner: str = ""
+    written: int = -1  # offset of the newest record of ours in the changelog
+    _numbers: int = 0
+    _free: list[str] = field(default_factory=list)
+    _rubbish: set[bytes] = field(default_factory=set)
 
     @staticmethod
-    def position(table: Any, partition: int) -> int | None:
-        """Offset of the first record that the partition's last checkpoint does not contain; None without one."""
-        head = table.data.get(str(partition).encode())
-        return orjson.loads(head)["position"] if head else None
+    def head(table: Any, partition: int) -> dict[str, Any] | None:
+        """The head that counts: ``term``, ``epoch``, ``positions`` by topic, ``segments``; None without any."""
+        mine = f"{partition}/".encode()
+        heads = [orjson.loads(table.data[key]) for key in table.data if key.startswith(mine) and key.count(b"/") == 1]
+        return max(heads, key=lambda head: (head["term"], head["epoch"], head["owner"]), default=None)
 
-    def restore(self) -> dict[str, bytes]:
-        """The shards of the last complete checkpoint, none if there is none."""
-        head = self.table.data.get(str(self.partition).encode())
-        if not head:
-            return {}
-        state = orjson.loads(head)
-        self.epoch = state["epoch"]
-        self.slots = {name: (slot, parts) for name, (slot, parts) in state["slots"].items()}
-        return {
-            name: b"".join(self.table.data[self._key(name, slot, part)] for part in range(parts))
-            for name, (slot, parts) in self.slots.items()
+    def restore(self) -> tuple[dict[str, int], dict[str, bytes]]:
+        """Positions by topic and segments of the last complete checkpoint, both empty if there is none."""
+        head = self.head(self.table, self.partition) or {"term": 0, "positions": {}, "segments": {}}
+        self.term, self.epoch = head["term"] + 1, 0
+        self.owner = f"{self.term}-{token_hex(4)}"
+        self.segments = head["segments"]
+        live = {self._key(piece) for pieces in self.segments.values() for piece in pieces}
+        mine = f"{self.partition}/".encode()
+        self._rubbish = {key for key in self.table.data if key.startswith(mine) and key not in live}
+        return head["positions"], {
+            name: b"".join(self.table.data[self._key(piece)] for piece in pieces)
+            for name, pieces in self.segments.items()
         }
 
-    async def save(self, position: int, changed: Shards) -> None:
-        """Write ``changed`` and then the head. Raises what the broker says when a write is refused.
+    def is_latest(self) -> bool:
+        """Whether no other owner has written a head since the last one written here."""
+        head = self.head(self.table, self.partition)
+        return head is not None and head["owner"] == self.owner and head["epoch"] == self.epoch
 
-        Cancelled, it ends only when the writes have: a head that is in memory and not in the changelog, or comes there
-        after the partition has moved, would let later writes go into the slots that the other one names.
+    def forget(self) -> None:
+        """Free the memory of a partition that somebody else has now."""
+        mine = f"{self.partition}/".encode()
+        for key in [key for key in self.table.data if key.startswith(mine)]:
+            self.table.data.pop(key, None)
+
+    async def save(self, positions: Mapping[str, int], changes: Changes) -> None:
+        """Write ``changes`` and then the head. Raises what the broker says when a write is refused.
+
+        Cancelled, it ends only when the writes have: whoever has the partition next must find all of them or a head
+        that does not name them.
         """
-        saving = asyncio.create_task(self._save(position, changed))
+        saving = asyncio.create_task(self._save(positions, changes))
         try:
             await asyncio.shield(saving)
         except asyncio.CancelledError:
             await asyncio.wait({saving}, timeout=CANCELLED_SECONDS)
             raise
 
-    async def _save(self, position: int, changed: Shards) -> None:
-        slots, writes = dict(self.slots), []
-        for name, data in changed.items():
-            slot = 1 - slots[name][0] if name in slots else 0
-            parts = [data[start : start + PART_BYTES] for start in range(0, len(data) or 1, PART_BYTES)]
-            slots[name] = (slot, len(parts))
-            writes += [self._write(self._key(name, slot, number), part) for number, part in enumerate(parts)]
+    async def _save(self, positions: Mapping[str, int], changes: Changes) -> None:
+        segments = dict(self.segments)
+        replaced = [piece for name in changes for piece in segments.pop(name, ())]
+        writes: list[Coroutine[Any, Any, None]] = []
+        for name, data in changes.items():
+            if data is not None:
+                parts = [data[start : start + PART_BYTES] for start in range(0, len(data) or 1, PART_BYTES)]
+                segments[name] = [self._new_piece() for _ in parts]
+                writes += [
+                    self._write(self._key(piece), part) for piece, part in zip(segments[name], parts, strict=True)
+                ]
         await asyncio.gather(*writes)
-        epoch = self.epoch + 1
-        head = orjson.dumps({"epoch": epoch, "position": position, "slots": slots})
-        await self._write(str(self.partition).encode(), head)
-        self.epoch, self.slots = epoch, slots
+        head = {
+            "term": self.term,
+            "epoch": self.epoch + 1,
+            "owner": self.owner,
+            "positions": dict(positions),
+            "segments": segments,
+        }
+        await self._write(self._key(self.owner), orjson.dumps(head))
+        self.epoch, self.segments = self.epoch + 1, segments
+        await self._clear(replaced)
 
-    def _key(self, name: str, slot: int, part: int) -> bytes:
-        return f"{self.partition}/{name}/{slot}/{part}".encode()
+    async def _clear(self, pieces: list[str]) -> None:
+        """Pieces that no head names any more: our own numbers serve again, others are deleted."""
+        rubbish, self._rubbish = self._rubbish, set()
+        for piece in pieces:
+            if piece.startswith(self.owner):
+                self._free.append(piece)
+                self.table.data.pop(self._key(piece), None)
+            else:
+                rubbish.add(self._key(piece))
+        await asyncio.gather(*(self._write(key, None) for key in rubbish))
 
-    async def _write(self, key: bytes, data: bytes) -> None:
-        self.table.data[key] = data
-        await self.table.send_changelog(self.partition, key, data)
+    def _new_piece(self) -> str:
+        if self._free:
+            return self._free.pop()
+        self._numbers += 1
+        return f"{self.owner}/{self._numbers}"
+
+    def _key(self, piece: str) -> bytes:
+        return f"{self.partition}/{piece}".encode()
+
+    async def _write(self, key: bytes, data: bytes | None) -> None:
+        if data is None:
+            self.table.data.pop(key, None)
+        else:
+            self.table.data[key] = data
+        sent = await self.table.send_changelog(self.partition, key, data)
+        self.written = max(self.written, sent.offset)
+
+
+class Log:
+    """The segments of one thing that grows: ``<name>/0`` holds all of it at some time, the others what changed since.
+
+    Folding them into one when the changes outweigh the base keeps both what is written and what is read back within a
+    small multiple of the thing itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._base = self._changes = self._next = 0
+
+    def due(self) -> bool:
+        """Whether the next dump should be of everything."""
+        return self._changes > max(self._base, FOLD_BYTES) or self._next > FOLD_SEGMENTS
+
+    def append(self, data: bytes) -> dict[str, bytes | None]:
+        self.seen(self._next, len(data))
+        return {f"{self.name}/{self._next - 1}": data}
+
+    def fold(self, data: bytes) -> dict[str, bytes | None]:
+        dropped = self.drop()
+        self._base = self._changes = self._next = 0
+        return dropped | self.append(data)
+
+    def drop(self) -> dict[str, bytes | None]:
+        """All of it is over."""
+        return {f"{self.name}/{number}": None for number in range(self._next)}
+
+    def seen(self, number: int, size: int) -> None:
+        """A segment exists: called for each one in order when state is loaded."""
+        self._next = number + 1
+        if number:
+            self._changes += size
+        else:
+            self._base = size
+
+
+def in_order(segments: Segments, prefix: str) -> list[tuple[str, int, bytes]]:
+    """The segments ``<prefix><rest>/<number>`` as (rest, number, data), by number."""
+    found = []
+    for name, data in segments.items():
+        if name.startswith(prefix):
+            rest, _, number = name[len(prefix) :].rpartition("/")
+            found.append((rest, int(number), data))
+    return sorted(found, key=lambda segment: segment[:2])
+
+
+def pack(meta: Any, arrays: Sequence[npt.NDArray[Any]]) -> bytes:
+    """JSON and arrays as bytes."""
+    head = orjson.dumps([meta, [[array.dtype.str, array.shape] for array in arrays]])
+    return b"".join([struct.pack("<I", len(head)), head, *(np.ascontiguousarray(a).tobytes() for a in arrays)])
+
+
+def unpack(data: bytes) -> tuple[Any, list[npt.NDArray[Any]]]:
+    """What :func:`pack` took."""
+    (length,) = struct.unpack_from("<I", data)
+    meta, shapes = orjson.loads(data[4 : 4 + length])
+    at, arrays = 4 + length, []
+    for dtype, shape in shapes:
+        count = int(np.prod(shape))
+        arrays.append(np.frombuffer(data, dtype, count, at).reshape(shape))
+        at += arrays[-1].nbytes
+    return meta, arrays

@@ -33,10 +33,11 @@ from serving.errors import ScoringError
 from serving.local import LocalScorer
 from serving.scorer import Scorer
 from stream.events import SOURCES
+from stream.security import client_security
 from stream.settings import Settings, running
 from stream.sinks import open_sink
 from stream.sinks.base import SinkError
-from stream.topics import TOPICS, TopicsError, admin, topic_partitions
+from stream.topics import TOPICS, BrokerAway, TopicsError, admin, topic_partitions
 
 CHECK_SECONDS = 20.0
 DISK_BYTES = 1 << 30
@@ -192,13 +193,16 @@ async def _accepts(port: int) -> bool:
 
 
 async def _kafka(settings: Settings) -> list[Check]:
-    start = "Start the embedded stack with 'radar up', or set RADAR_BROKER."
     try:
         async with admin(settings) as client:
             cluster = await client.describe_cluster()
         counts = await topic_partitions(settings)
+    except BrokerAway as error:
+        remedy = "Start the embedded stack with 'radar up', or set RADAR_BROKER."
+        return [Check("broker", False, "", f"{settings.broker}: {error.__cause__ or error}", remedy)]
     except TopicsError as error:
-        return [Check("broker", False, "", f"{settings.broker}: {error.__cause__ or error}", start)]
+        remedy = "Check RADAR_BROKER, and RADAR_SECURITY with what belongs to it: docs/production.md."
+        return [Check("broker", False, "", str(error), remedy)]
     brokers = ", ".join(f"{broker['host']}:{broker['port']}" for broker in cluster["brokers"])
     broker = Check("broker", True, cluster["cluster_id"] or "", f"{len(cluster['brokers'])} brokers: {brokers}")
     topics = _topics(settings, counts)
@@ -243,7 +247,10 @@ async def _worker(settings: Settings) -> Check:
 async def _ends(settings: Settings, positions: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
     """Where partitions end, taken from fetches: Tansu's ListOffsets falls short of the end."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.brokers, auto_offset_reset="earliest", max_partition_fetch_bytes=1 << 16
+        bootstrap_servers=settings.brokers,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=1 << 16,
+        **client_security(settings),
     )
     await consumer.start()
     try:

@@ -1,9 +1,13 @@
-"""A lane: one partition of one source topic on this worker, from block to acknowledgement.
+"""A lane: one partition on this worker, from block to acknowledgement.
 
-Every agent is the same shell around a different :class:`Processor`. A lane takes the blocks of its partition in
-order, lets the processor turn them into effects, and at a checkpoint makes the effects durable **in this order: rows
-in the sink, messages in Kafka, state, acknowledgement**. A failure before the acknowledgement brings the same blocks
-again, and since every id derives from content, writing their effects again changes nothing.
+Every agent is the same shell around a different :class:`Processor`. A lane takes the blocks of its partition (of one
+topic, or of several that are joined by partition) in order, lets the processor turn them into effects, and makes these
+durable **before the state that contains them, and the state before the acknowledgement**. A failure before the
+acknowledgement brings the same blocks again, and since every id derives from content, writing their effects again
+changes nothing.
+
+What somebody waits for (messages to other lanes, alerts) is written as soon as the lane has nothing else to do, at
+the latest after :data:`FLUSH_SECONDS`; rows for tables wait for company until the checkpoint.
 
 Lanes run side by side, so a partition that waits for Triton does not hold up another one.
 """
@@ -15,11 +19,11 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stream.checkpoint import Checkpoints, Shards
+from stream.checkpoint import Changes, Checkpoints, Segments
 from stream.events import Reject
 from stream.preprocess import mask
 from stream.records import DeadLetter, to_dict
@@ -30,7 +34,9 @@ from stream.transport import Block
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+FLUSH_SECONDS = 0.1
 FLUSH_ROWS = 20_000
+URGENT = ("alerts",)  # tables whose rows somebody waits for
 TIME = re.compile(r'("ts"\s*:\s*\d{1,16})')  # looks like an order number, is not private
 
 
@@ -76,10 +82,14 @@ class Processor(Protocol):
     def tick(self, silent_seconds: float, elapsed_seconds: float) -> Effects:
         """Called about once a second of wall time: a live partition's clock may run on while it is silent."""
 
-    def dump(self) -> Shards:
-        """The shards that changed since the last call."""
+    def resume(self, topic: str, position: int) -> int:
+        """Where to read on after a restart when everything before ``position`` was processed: there, or earlier for
+        records that are held in memory alone."""
 
-    def load(self, shards: Shards) -> None:
+    def dump(self) -> Changes:
+        """The segments that changed since the last call; should cost no more than the change."""
+
+    def load(self, segments: Segments) -> None:
         """Continue from what ``dump`` gave in sum."""
 
 
@@ -105,11 +115,15 @@ class Flood:
 
 
 class Lane:
-    """One partition on its way: ``restore`` it, ``run`` it, ``put`` blocks. Cancelling acknowledges nothing."""
+    """One partition on its way: ``restore`` it, ``run`` it, ``put`` blocks. Cancelling acknowledges nothing.
+
+    ``pause`` and ``run`` again is what a rebalance does to a partition that stays: the state remains in memory and
+    reading goes on at :meth:`position`.
+    """
 
     def __init__(
         self,
-        topic: str,
+        topics: Sequence[str],
         partition: int,
         processor: Processor,
         checkpoints: Checkpoints,
@@ -118,26 +132,35 @@ class Lane:
         flood: Flood,
         checkpoint_seconds: float,
         topic_name: Callable[[str], str],
+        owned: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.topic, self.partition = topic, partition
+        self.partition = partition
         self.counts: dict[str, int] = defaultdict(int)
-        self._processor, self._checkpoints = processor, checkpoints
+        self.checkpoints = checkpoints
+        self.doing = "waiting for records"  # for whoever wonders why it stalls
+        self.name = f"{topics[0]}/{partition}"
+        self._source = topics[0]
+        self._processor = processor
         self._sink, self._out, self._flood = sink, out, flood
         self._interval = checkpoint_seconds
-        self._topic_name = topic_name
-        self._stopping = False
+        self._topic_name, self._owned = topic_name, owned
+        self._stopping = self._torn = False
         self._queue: asyncio.Queue[tuple[Block, Any]] = asyncio.Queue()
         self._effects = Effects()
         self._unacked: list[Any] = []
-        self._position = self._saved = 0
-        self._last_block = self._last_tick = time.monotonic()
+        self._positions: dict[str, int] = {}
+        self._saved: dict[str, int] = {}
+        self._last_step = self._last_block = self._last_tick = self._last_flush = time.monotonic()
 
     def restore(self) -> None:
-        shards = self._checkpoints.restore()
-        if shards:
-            self._processor.load(shards)
-            self._position = self._checkpoints.position(self._checkpoints.table, self.partition) or 0
-            self._saved = self._position
+        positions, segments = self.checkpoints.restore()
+        if segments:
+            self._processor.load(segments)
+        self._positions, self._saved = dict(positions), dict(positions)
+
+    def position(self, topic: str) -> int | None:
+        """Offset of the next record that the lane needs; None if it has seen none."""
+        return self._positions.get(topic)
 
     def put(self, block: Block, acknowledge: Any) -> None:
         """Queue a block; ``acknowledge()`` is called when its effects and the state after it are durable."""
@@ -147,50 +170,84 @@ class Lane:
         """Let ``run`` end after the block in hand, with a last checkpoint."""
         self._stopping = True
 
+    def pause(self) -> None:
+        """Forget what was queued and not processed, after ``run`` was cancelled: it will be read again."""
+        self._queue = asyncio.Queue()
+        self._unacked.clear()
+
     async def run(self) -> None:
-        """Work until told to stop. What is queued is processed as it comes; checkpoints follow the clock."""
-        deadline = time.monotonic() + self._interval
+        """Work until told to stop: blocks as they come, flushes and checkpoints by the clock."""
+        due = time.monotonic() + self._interval
         while not self._stopping:
+            now = time.monotonic()
+            pending = self._effects.messages or any(self._effects.rows.get(table) for table in URGENT)
+            flush = max(0.0, self._last_flush + FLUSH_SECONDS - now) if pending else self._interval
             try:
-                async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                async with asyncio.timeout(max(min(due - now, flush), 0)):
                     block, acknowledge = await self._queue.get()
             except TimeoutError:
-                await self._tick()
-                deadline = time.monotonic() + self._interval
+                if time.monotonic() >= due:
+                    await self._tick()
+                    due = time.monotonic() + self._interval
+                else:
+                    await self._flush()
                 continue
             await self._take(block, acknowledge)
-            if time.monotonic() >= deadline or sum(map(len, self._effects.rows.values())) >= FLUSH_ROWS:
+            now = time.monotonic()
+            if now >= due or sum(map(len, self._effects.rows.values())) >= FLUSH_ROWS:
                 await self.checkpoint()
-                deadline = time.monotonic() + self._interval
+                due = time.monotonic() + self._interval
+            elif now >= self._last_flush + FLUSH_SECONDS:
+                await self._flush()
         await self.checkpoint()
 
-    def status(self) -> dict[str, int]:
+    def status(self) -> dict[str, Any]:
         """What was counted since the lane began and how far it is (see :mod:`stream.status`)."""
         return {
             **self.counts,
-            "position": self._position,
-            "saved": self._saved,
+            "position": self._positions.get(self._source, 0),
+            "saved": self._saved.get(self._source, 0),
             "watermark": self._processor.watermark,
             "queued": self._queue.qsize(),
+            "stalled_seconds": round(self.stalled_seconds, 1),
         }
 
-    async def close(self) -> None:
-        await self._sink.close()
+    @property
+    def stalled_seconds(self) -> float:
+        """How long nothing has moved although there is work."""
+        return time.monotonic() - self._last_step if self._queue.qsize() or self._unacked else 0.0
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long no block has come."""
+        return time.monotonic() - self._last_block
+
+    @property
+    def whole(self) -> bool:
+        """Whether the state in memory is the one after :meth:`position`, and nobody else has written a newer one."""
+        return not self._torn and self.checkpoints.is_latest()
 
     async def _take(self, block: Block, acknowledge: Any) -> None:
+        self._step("processing")
         self._last_block = time.monotonic()
+        position = self._positions.get(block.topic, 0)
+        if block.first < position:
+            records = [record for record in block.records if record.offset >= position]
+            block = Block(block.topic, block.partition, records or block.records[-1:], block.progress)
+        if block.last >= position:
+            self._torn = True
+            effects = await self._processor.process(block)
+            self._bury(block, effects)
+            self._effects.merge(effects)
+            self._positions[block.topic] = block.last + 1
+            self._torn = False
+            try:
+                self._flood.count(len(block) - effects.counts["rejected"], effects.counts["rejected"])
+            except DeadLetterFlood:
+                await self._write_effects()  # so that the reasons can be read; nothing is acknowledged
+                raise
         self._unacked.append(acknowledge)
-        records = [record for record in block.records if record.offset >= self._position]
-        if not records:
-            return
-        effects = await self._processor.process(Block(block.topic, block.partition, records))
-        self._effects.merge(effects)
-        self._position = block.last + 1
-        try:
-            self._flood.count(len(records) - len(effects.rejects), len(effects.rejects))
-        except DeadLetterFlood:
-            await self._write_effects()  # so that the reasons can be read; nothing is acknowledged
-            raise
+        self._step("waiting for records")
 
     async def _tick(self) -> None:
         now = time.monotonic()
@@ -202,25 +259,55 @@ class Lane:
     async def checkpoint(self) -> None:
         """Effects, then state, then acknowledgement."""
         await self._write_effects()
-        await self._checkpoints.save(self._position, self._processor.dump())
-        self._saved = self._position
+        self._step("waiting to hear that the partition is still ours")
+        while not self._owned():  # noqa: ASYNC110 (told by a clock)
+            await asyncio.sleep(0.1)
+        self._step("writing state")
+        resume = {topic: self._processor.resume(topic, position) for topic, position in self._positions.items()}
+        self._torn = True
+        await self.checkpoints.save(resume, self._processor.dump())
+        self._torn = False
+        self._saved = dict(self._positions)
         unacked, self._unacked = self._unacked, []
         for acknowledge in unacked:
             acknowledge()
+        self._step("waiting for records")
+
+    async def _flush(self) -> None:
+        """Write what somebody waits for."""
+        effects = self._effects
+        urgent = Effects(messages=effects.messages)
+        effects.messages = []
+        for table in URGENT:
+            if table in effects.rows:
+                urgent.rows[table] = effects.rows.pop(table)
+        await self._write(urgent)
 
     async def _write_effects(self) -> None:
         effects, self._effects = self._effects, Effects()
-        dead = [to_dict(self._dead_letter(reject)) for reject in effects.rejects]
-        if dead:
-            effects.rows["deadletters"].extend(dead)
-            effects.messages.extend(("deadletters", None, letter, None) for letter in dead)
-        for table, rows in effects.rows.items():
-            await self._until_taken(self._sink.write, table, rows)
-        for topic, messages in effects.by_topic().items():
-            await self._until_taken(self._out.send, self._topic_name(topic), messages)
         for name, count in effects.counts.items():
             self.counts[name] += count
-        self.counts["rejected"] += len(dead)
+        effects.counts = defaultdict(int)
+        await self._write(effects)
+
+    async def _write(self, effects: Effects) -> None:
+        """Rows, then messages. Cancelled half-way, all of them are kept for the next time."""
+        try:
+            for table, rows in effects.rows.items():
+                self._step(f"writing to table {table}")
+                await self._until_taken(self._sink.write, table, rows)
+            for topic, messages in effects.by_topic().items():
+                self._step(f"writing to topic {topic}")
+                await self._until_taken(self._out.send, self._topic_name(topic), messages)
+        except asyncio.CancelledError:
+            effects.merge(self._effects)
+            self._effects = effects
+            raise
+        self._last_flush = time.monotonic()
+        self._step("waiting for records")
+
+    def _step(self, doing: str) -> None:
+        self.doing, self._last_step = doing, time.monotonic()
 
     async def _until_taken(self, write: Callable[[str, Any], Awaitable[None]], name: str, what: Any) -> None:
         """Write, and wait out a server that is away: back-pressure takes care of the rest."""
@@ -228,10 +315,18 @@ class Lane:
             try:
                 return await write(name, what)
             except SinkUnavailable as error:
-                log.warning("%s/%d waits: %s", self.topic, self.partition, error)
+                log.warning("%s waits: %s", self.name, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _dead_letter(self, reject: Reject) -> DeadLetter:
-        pieces = TIME.split(reject.value[:4096].decode("utf-8", "replace"))
-        payload = "".join(piece if TIME.fullmatch(piece) else mask(piece) for piece in pieces)
-        return DeadLetter(self.topic, self.partition, reject.offset, mask(reject.reason), payload[:4096])
+    def _bury(self, block: Block, effects: Effects) -> None:
+        """Make dead letters of the rejects of a block."""
+        for reject in effects.rejects:
+            pieces = TIME.split(reject.value[:4096].decode("utf-8", "replace"))
+            payload = "".join(piece if TIME.fullmatch(piece) else mask(piece) for piece in pieces)
+            letter = to_dict(
+                DeadLetter(block.topic, block.partition, reject.offset, mask(reject.reason), payload[:4096])
+            )
+            effects.rows["deadletters"].append(letter)
+            effects.messages.append(("deadletters", None, letter, None))
+        effects.counts["rejected"] += len(effects.rejects)
+        effects.rejects = []

@@ -1,4 +1,4 @@
-"""What leaves the worker: signals, alerts, recommendations, sessions, dead letters.
+"""What leaves the worker: signals, alerts, recommendations, sessions, windows, dead letters.
 
 These are the final shapes on the Kafka topics and in ClickHouse (``sinks/schema``). Times are epoch milliseconds of
 event time. Text is always masked; spans count Unicode code points of that masked text, end exclusive. Every id is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Span = tuple[int, int]
 AlertState = Literal["open", "resolved"]
@@ -50,7 +50,7 @@ class Signal:
     keywords: list[str]
     entities: list[dict[str, Any]]  # [{"type", "text", "span"}]
     fingerprint: str  # 16 hexadecimal digits, 64-bit simhash
-    late: bool  # behind the watermark: stored, not counted
+    late: bool  # behind the watermark of its partition
     model: str
 
 
@@ -105,13 +105,61 @@ class Session:
     session_id: str
     started_at: int
     ended_at: int
+    events: int
+    views: int
+    dwell_ms: int
+    searches: int
+    empty_searches: int
+    carts: int
+    uncarts: int
+    favorites: int
+    checkouts: int
+    purchases: int
+    returns: int
+    abandoned: int  # 1: it ended with something in the cart
+    price_low: float  # of the prices seen; 0: none
+    price_high: float
+    compared: int  # most distinct products viewed in one category
+    products: list[str]
+    chats: int  # messages of the customer within the session
+    demands: list[str]  # what they asked for, sorted
+    sentiment: float  # mean score of the chats; 0: none
+    intent: str
+    cut: bool  # closed early for lack of room
+
+
+class Window(NamedTuple):
+    """What happened to a product or category in one pane; table ``windows``, where the highest revision wins.
+
+    The counts are whole numbers, so that sums over panes are exact.
+    """
+
+    pane_start: int
+    scope: Literal["product", "category"]
+    product_id: str  # "" in category scope
+    category: str  # "" where the catalogue does not know the product
+    revision: int  # how often late events corrected it
     views: int
     searches: int
     empty_searches: int
     carts: int
+    uncarts: int
+    favorites: int
+    checkouts: int
     purchases: int
-    products: list[str]
-    intent: str
+    returns: int
+    dwell_ms: int  # time from a view to the shopper's next action
+    abandons: int  # sessions that ended with the product in the cart
+    comparisons: int  # sessions that came to compare products at this one
+    price_cents: int  # sum of the prices seen, in hundredths
+    priced: int  # how many events told a price
+    reviews: int
+    chats: int
+    negatives: int  # texts that are negative as a whole
+    rating_sum: int  # stars of the reviews that give any
+    rated: int  # how many do
+    label: list[str]  # sorted: "negative/packaging", "demand/restock"
+    label_count: list[int]  # texts of each
 
 
 @dataclass(frozen=True, slots=True)

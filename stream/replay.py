@@ -25,18 +25,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from heapq import merge
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.partitioner import murmur2
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream.events import SOURCES
+from stream.security import client_security
 from stream.settings import Settings
+from stream.sinks.kafka import partition_of
 from stream.topics import ensure_topics
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ TOPICS: Final = (*SOURCES, "catalog")
 MINUTE_MS: Final = 60_000
 FLUSH_RECORDS: Final = 4_000
 BATCH_BYTES: Final = 512 * 1024
+AWAY_MS: Final = 120_000  # a broker that starts again within this time holds a replay up and does not end it
 SLEEP_SECONDS: Final = 0.5  # the paced clock and the progress are looked at this often
 
 
@@ -120,7 +121,13 @@ async def replay_events(
     if speed is not None and speed <= 0:
         raise ValueError(f"the speed is a positive factor of real time, not {speed:g}; leave it out for the maximum")
     await ensure_topics(settings)
-    producer = AIOKafkaProducer(bootstrap_servers=settings.brokers, max_batch_size=BATCH_BYTES, acks="all")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.brokers,
+        max_batch_size=BATCH_BYTES,
+        request_timeout_ms=AWAY_MS,
+        acks="all",
+        **client_security(settings),
+    )
     await producer.start()
     try:
         return await _Sender(producer, settings, speed, progress, patience).run(events)
@@ -246,7 +253,9 @@ class Handshake:
         self._missing = {
             (signals, f"{topic}/{partition}") for signals in partitions for topic in SOURCES for partition in partitions
         }
-        self._consumer = AIOKafkaConsumer(bootstrap_servers=settings.brokers, enable_auto_commit=False)
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=settings.brokers, enable_auto_commit=False, **client_security(settings)
+        )
 
     async def __aenter__(self) -> Handshake:
         await self._consumer.start()
@@ -320,12 +329,6 @@ class _Batches:
         """Returns when what is under way has been acknowledged. Raises what the broker says against it."""
         flying, self.flying = self.flying, []
         await asyncio.gather(*flying)
-
-
-@lru_cache(maxsize=100_000)
-def partition_of(key: str | None, partitions: int) -> int:
-    """Kafka's default for a key. Records without one need no spreading here: they go to partition 0."""
-    return 0 if key is None else int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
 def read_events(files: Sequence[Path], keep_invalid: bool = False) -> Iterator[Event]:

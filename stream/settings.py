@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -59,15 +59,29 @@ class Settings(BaseSettings):
     clickhouse_password: SecretStr = SecretStr("")
     database: str = Field(default="radar", description="ClickHouse database")
 
+    # How the brokers are spoken to: stream/security.py refuses what does not go together
+    security: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_user: str = ""
+    sasl_password: SecretStr = SecretStr("")
+    ca_file: str = Field(
+        default="", description="PEM file of who signed the brokers' certificates; empty: the system's"
+    )
+    cert_file: str = Field(default="", description="PEM file of our own certificate, where the brokers ask for one")
+    key_file: str = Field(default="", description="PEM file of its key, without a passphrase")
+
     # Topics and workers
     prefix: str = Field(default="", description="put before every topic and group name, e.g. for an isolated replay")
     partitions: int = Field(default=4, ge=1, description="partitions of each topic that radar creates")
     replication: int = Field(default=1, ge=1)
     group: str = Field(default="radar", description="consumer group")
+    session_seconds: float = Field(
+        default=10.0, ge=2, description="a worker not heard of for this long loses its partitions to the others"
+    )
     rebalance_seconds: float = Field(default=20.0, gt=0, description="how long a rebalance waits for the other workers")
 
     # Blocks
-    block_records: int = Field(default=2_000, ge=1, description="most records in one block of clicks or signals")
+    block_records: int = Field(default=8_000, ge=1, description="most records in one block of clicks or signals")
     block_texts: int = Field(default=128, ge=1, description="most texts in one block of reviews or chats")
     checkpoint_seconds: float = Field(
         default=1.0, gt=0, description="longest time between two checkpoints of a partition"

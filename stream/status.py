@@ -18,6 +18,7 @@ from stream.events import SOURCES
 from stream.settings import Settings
 
 Lanes = dict[str, dict[str, int]]
+PLACES = ("position", "saved", "watermark", "queued")  # what is not a count
 
 
 def read_lanes(settings: Settings) -> Lanes:
@@ -37,7 +38,7 @@ def totals(lanes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
     for name, counts in lanes.items():
         topic = name.rpartition("/")[0]
         for count, value in counts.items():
-            if count not in ("position", "saved", "watermark", "queued"):
+            if count not in PLACES:
                 summed[topic][count] += value
     return {topic: dict(counts) for topic, counts in summed.items()}
 

@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
+from stream.security import SecurityError, client_security, why_refused
 from stream.settings import Settings
 
-TOPICS = ("reviews", "chats", "clicks", "catalog", "signals", "alerts", "recommendations", "deadletters")
+TOPICS = ("reviews", "chats", "clicks", "catalog", "said", "signals", "alerts", "recommendations", "deadletters")
 COMPACTED = ("catalog",)
 TIMEOUT_SECONDS = 10.0
 
@@ -28,6 +29,10 @@ class TopicsError(RuntimeError):
 
 class BrokerAway(TopicsError):
     """No broker answers."""
+
+
+class BrokerRefuses(TopicsError):
+    """Brokers answer, but let nobody in with these settings."""
 
 
 async def ensure_topics(settings: Settings) -> None:
@@ -56,20 +61,33 @@ async def topic_partitions(settings: Settings) -> dict[str, int]:
 @asynccontextmanager
 async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client whose failures and silence within the block come out as :class:`TopicsError`."""
-    client = AIOKafkaAdminClient(bootstrap_servers=settings.brokers, request_timeout_ms=int(TIMEOUT_SECONDS * 1_000))
+    try:
+        security = client_security(settings)
+    except SecurityError as error:
+        raise TopicsError(str(error)) from error
+    client = AIOKafkaAdminClient(
+        bootstrap_servers=settings.brokers, request_timeout_ms=int(TIMEOUT_SECONDS * 1_000), **security
+    )
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await client.start()
             yield client
     except (KafkaConnectionError, NodeNotReadyError, OSError, TimeoutError) as error:
-        raise BrokerAway(
-            f"No Kafka broker answers at {settings.broker} ({error or type(error).__name__}). Start the embedded "
-            "stack with 'radar up' or set RADAR_BROKER."
-        ) from error
+        raise await no_connection(settings, error) from error
     except KafkaError as error:
         raise TopicsError(f"The broker at {settings.broker} answers: {error}") from error
     finally:
         await client.close()
+
+
+async def no_connection(settings: Settings, error: BaseException) -> TopicsError:
+    """What to raise where no connection came about."""
+    if reason := await why_refused(settings.brokers, client_security(settings)):
+        return BrokerRefuses(f"No connection to the Kafka broker at {settings.broker}: {reason}")
+    return BrokerAway(
+        f"No Kafka broker answers at {settings.broker} ({error or type(error).__name__}). Start the embedded stack "
+        "with 'radar up' or set RADAR_BROKER."
+    )
 
 
 async def _create(client: AIOKafkaAdminClient, settings: Settings) -> None:

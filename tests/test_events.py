@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events import Chat, Click, Heartbeat, Review, decode
+from stream.events import Chat, Click, Heartbeat, Review, decode, decode_clicks
 
 NOW = 1_780_000_000_000
 REVIEW = {"event_id": "r1", "ts": NOW, "user_id": "u", "product_id": "p", "rating": 5, "text": "很好"}
@@ -99,3 +99,17 @@ json_values = st.recursive(
 def test_any_value_in_any_field_is_an_event_or_a_reject_never_an_exception(topic: str, name: str, value: Any) -> None:
     decoded = read(topic, {**GOOD[topic], name: value})
     assert len(decoded.events) + len(decoded.rejects) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from([*CLICK, "query", "results", "price", "quantity", "heartbeat"]), json_values)))
+def test_columns_of_clicks_hold_what_record_by_record_decoding_gives(changes: list[tuple[str, Any]]) -> None:
+    values = [{**CLICK, name: value} for name, value in changes] + [{"heartbeat": NOW, "replay": True}, CLICK]
+    records = [Record(i, orjson.dumps(value)) for i, value in enumerate(values)]
+    plain, columns = decode("clicks", records, 300_000), decode_clicks(records, 300_000)
+    clicks = [event for event in plain.events if type(event) is Click]
+    assert columns.events.tolist() == clicks
+    assert columns.ts.tolist() == [click.ts for click in clicks]
+    assert columns.offsets.tolist() == [o for o, e in zip(plain.offsets, plain.events, strict=True) if type(e) is Click]
+    assert columns.rejects == plain.rejects
+    beats = [(i, event) for i, event in enumerate(plain.events) if type(event) is Heartbeat]
+    assert columns.beats == [(place - n, beat) for n, (place, beat) in enumerate(beats)]

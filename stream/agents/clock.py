@@ -1,18 +1,25 @@
 """The watermark of a source lane and its reports to the fusion lanes.
 
-A report goes to every partition of ``signals`` whenever the lane's clock crosses the end of a pane, falls silent or
-comes back. Because a lane's own signals precede the report in each partition, a fusion lane that has seen the report
-has seen all the signals before it.
+A report goes to every partition of the topics that join the source (:data:`READERS`) whenever the lane's clock crosses
+the end of a pane, falls silent or comes back. Because a lane's own messages precede the report in each partition, a
+lane that has seen the report has seen all the messages before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
+from stream.events import Heartbeat
 from stream.lanes import Effects
 from stream.settings import Settings
 from stream.windows.watermark import BEGINNING, Watermark
+
+#: The topics whose lanes wait for the clock of a source: chats are joined with clicks, everything is fused.
+READERS: Final = {"reviews": ("signals",), "chats": ("signals", "said"), "clicks": ("signals",)}
 
 
 class SourceClock:
@@ -20,6 +27,7 @@ class SourceClock:
 
     def __init__(self, source: str, settings: Settings) -> None:
         self.source = source
+        self._readers = READERS[source.partition("/")[0]]
         self.watermark = Watermark(settings.lateness_ms)
         self._pane = settings.pane_ms
         self._partitions = settings.partitions
@@ -29,6 +37,9 @@ class SourceClock:
     def observe(self, events: Sequence[Any]) -> list[bool]:
         return self.watermark.observe(events)
 
+    def advance(self, ts: npt.NDArray[np.int64], beats: Sequence[tuple[int, Heartbeat]]) -> npt.NDArray[np.int64]:
+        return self.watermark.advance(ts, beats)
+
     def report(self, effects: Effects, idle: bool = False) -> None:
         """Add the reports that are due to ``effects``."""
         mark = self.watermark
@@ -37,7 +48,9 @@ class SourceClock:
             return
         self._reported = state
         message = {"kind": "watermark", "source": self.source, "ts": state[0], "idle": idle, "replay": mark.replay}
-        effects.messages.extend(("signals", None, message, partition) for partition in range(self._partitions))
+        effects.messages.extend(
+            (topic, None, message, partition) for topic in self._readers for partition in range(self._partitions)
+        )
 
     def run_on(self, silent_seconds: float, elapsed_seconds: float) -> bool:
         """Let the clock run on if the partition is live and silent; True if it is."""

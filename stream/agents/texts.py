@@ -1,8 +1,10 @@
 """Reviews and chats: block → decode → preprocess and score → signals.
 
 Each text becomes one :class:`~stream.records.Signal`: a row in the sink and a message to ``signals``, once keyed by
-product and once by category, where the fusion lanes count it. A customer who asks in a chat also gets an answer for
-the recommendation service at once, since the need is explicit.
+product and once by category, where the fusion lanes count it. Its ``mark`` there is the partition's watermark before
+it, which depends on the records before it alone. What a customer says in a chat also goes to ``said``, by user, where
+the click lanes join it with behaviour; and who asks gets an answer for the recommendation service at once, since the
+need is explicit.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import orjson
 from serving.errors import ScoringError
 from serving.scorer import Scorer
 from stream.agents.clock import SourceClock
-from stream.checkpoint import Shards
+from stream.checkpoint import Changes, Segments
 from stream.events import Chat, Heartbeat, Review, decode
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
@@ -50,25 +52,27 @@ class Texts:
         effects = Effects()
         decoded = decode(self._topic, block.records, self._ahead)
         effects.rejects = decoded.rejects
-        late = self._clock.observe(decoded.events)
-        spoken = [
-            (event, offset, is_late)
-            for event, offset, is_late in zip(decoded.events, decoded.offsets, late, strict=True)
-            if type(event) is Review or (type(event) is Chat and event.role == "customer")
-        ]
+        spoken = []
+        for event, offset in zip(decoded.events, decoded.offsets, strict=True):
+            mark = self._clock.watermark.value
+            self._clock.observe([event])
+            if type(event) is Review or (type(event) is Chat and event.role == "customer"):
+                spoken.append((event, offset, mark))
         understood = await self._understand([event.text for event, _, _ in spoken])
-        for (event, offset, is_late), reading in zip(spoken, understood, strict=True):
-            signal = self._signal(event, reading, is_late)
-            self._emit(effects, signal, offset)
-            if signal.channel == "chat" and not is_late:
-                self._answer(effects, signal)
+        for (event, offset, mark), reading in zip(spoken, understood, strict=True):
+            signal = self._signal(event, reading, event.ts < mark)
+            self._emit(effects, signal, offset, mark)
+            if type(event) is Chat:
+                self._say(effects, signal, offset)
+                if not signal.late:
+                    self._answer(effects, signal)
         self._clock.report(effects)
         beats = sum(type(event) is Heartbeat for event in decoded.events)
         effects.counts["records"] += len(block)
         effects.counts["heartbeats"] += beats
         effects.counts["agent_messages"] += len(decoded.events) - beats - len(spoken)
         effects.counts["signals"] += len(spoken)
-        effects.counts["late"] += sum(is_late for _, _, is_late in spoken)
+        effects.counts["late"] += sum(event.ts < mark for event, _, mark in spoken)
         return effects
 
     async def _understand(self, texts: list[str]) -> list[Understood]:
@@ -88,15 +92,18 @@ class Texts:
             self._clock.report(effects, idle=True)
         return effects
 
-    def dump(self) -> Shards:
+    def resume(self, topic: str, position: int) -> int:
+        return position
+
+    def dump(self) -> Changes:
         state = orjson.dumps(self._clock.dump())
         if state == self._saved:
             return {}
         self._saved = state
         return {"clock": state}
 
-    def load(self, shards: Shards) -> None:
-        self._saved = shards["clock"]
+    def load(self, segments: Segments) -> None:
+        self._saved = segments["clock"]
         self._clock.load(orjson.loads(self._saved))
 
     def _signal(self, event: Review | Chat, reading: Understood, late: bool) -> Signal:
@@ -116,10 +123,10 @@ class Texts:
             **reading.signal_fields(STORED_CHARACTERS),
         )
 
-    def _emit(self, effects: Effects, signal: Signal, offset: int) -> None:
+    def _emit(self, effects: Effects, signal: Signal, offset: int, mark: int) -> None:
         row = to_dict(signal)
         effects.rows["signals"].append(row)
-        message: dict[str, Any] = {"kind": "text", "source": self._source, **row}
+        message: dict[str, Any] = {"kind": "text", "source": self._source, "mark": mark, **row}
         if signal.product_id:
             effects.messages.append(
                 ("signals", signal.product_id, {**message, "seq": [offset, 0], "scope": "product"}, None)
@@ -128,6 +135,22 @@ class Texts:
             effects.messages.append(
                 ("signals", f"category/{signal.category}", {**message, "seq": [offset, 1], "scope": "category"}, None)
             )
+
+    def _say(self, effects: Effects, signal: Signal, offset: int) -> None:
+        message: dict[str, Any] = {
+            "kind": "said",
+            "source": self._source,
+            "seq": [offset, 0],
+            "ts": signal.ts,
+            "signal_id": signal.signal_id,
+            "user_id": signal.user_id,
+            "session_id": signal.session_id,
+            "product_id": signal.product_id,
+            "score": signal.sentiment["score"],
+            "demands": [demand["demand"] for demand in signal.demands],
+            "late": signal.late,
+        }
+        effects.messages.append(("said", signal.user_id, message, None))
 
     def _answer(self, effects: Effects, signal: Signal) -> None:
         recommendation = answer(signal, self._catalogue)

@@ -62,12 +62,14 @@ class Track:
     texts: float = 0.0
 
     def push(self, pane: int, cell: Cell) -> None:
-        """Take in the counts of ``pane``, the newest."""
-        if self.window and self.window[-1][0] == pane:
-            cell_before = self.window.pop()[1]
-            self.window.append((pane, merge(cell_before, cell)))
+        """Take in counts of ``pane``: the newest, or an older one that is told late."""
+        place = len(self.window)
+        while place and self.window[place - 1][0] > pane:
+            place -= 1
+        if place and self.window[place - 1][0] == pane:
+            self.window[place - 1] = (pane, merge(self.window[place - 1][1], cell))
         else:
-            self.window.append((pane, cell))
+            self.window.insert(place, (pane, cell))
         self.observed += cell.observed
         self.texts += cell.texts
 
@@ -103,7 +105,7 @@ class Track:
 
     def to_list(self) -> list[Any]:
         """Plain lists and numbers, exact through JSON."""
-        panes = [[pane, cell.reviews, cell.chats, cell.clicks, _quotes(cell)] for pane, cell in self.window]
+        panes = [[pane, cell.reviews, cell.chats, cell.clicks, write_quotes(cell)] for pane, cell in self.window]
         return [self.at, self.level, self.squares, self.counts, self.dose, panes]
 
     @classmethod
@@ -168,5 +170,6 @@ def read_quotes(rows: list[list[Any]]) -> Iterator[Candidate]:
         yield Candidate(score, event_id, text, tuple((start, end) for start, end in spans))
 
 
-def _quotes(cell: Cell) -> list[list[Any]]:
+def write_quotes(cell: Cell) -> list[list[Any]]:
+    """Quotes in their JSON form."""
     return [[quote.score, quote.event_id, quote.text, [list(span) for span in quote.spans]] for quote in cell.quotes]

@@ -79,6 +79,10 @@ class Cell:
         if quote is not None:
             self.quotes = best_quotes([*self.quotes, quote])
 
+    def admits(self, score: float) -> bool:
+        """Whether a quote of this score may be among the best: if not, it need not be cut out."""
+        return len(self.quotes) < QUOTES or score >= self.quotes[-1].score
+
 
 def merge(left: Cell, right: Cell) -> Cell:
     """Both cells in one; neither is changed."""

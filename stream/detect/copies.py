@@ -1,13 +1,14 @@
-"""Copies among the texts behind an alert: the same words from many hands are told, not hidden and not discounted.
+"""The texts of recent panes by id: a redelivered one counts once, and copies behind an alert are told.
 
-Keeps the fingerprints of the texts of a window, by product or category. What it tells depends on the set of texts
-alone, not on the order they came in.
+The same words from many hands are told, not hidden and not discounted. What is told depends on the set of texts alone,
+not on the order they came in.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
 
 from stream.preprocess.duplicates import near_duplicates
 from stream.records import Alert
@@ -15,38 +16,58 @@ from stream.records import Alert
 FEW: Final = 3  # copies: fewer are chance
 
 
+class Text(NamedTuple):
+    """Where a text is counted (:func:`place`), when it was said, and its 64-bit simhash."""
+
+    place: str
+    ts: int
+    fingerprint: int
+
+
 class Copies:
-    """Fingerprints of the texts of the last ``window_ms``; a scope is ``Key.shard``."""
+    """Texts by pane and id."""
 
-    def __init__(self, window_ms: int) -> None:
-        self._window = window_ms
-        self.texts: dict[str, list[tuple[int, str, str]]] = defaultdict(list)  # scope: (ts, signal id, fingerprint)
+    def __init__(self) -> None:
+        self._texts: dict[int, dict[str, Text]] = defaultdict(dict)
+        self._places: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # pane: place: ids
 
-    def add(self, scope: str, ts: int, signal_id: str, fingerprint: str) -> None:
-        self.texts[scope].append((ts, signal_id, fingerprint))
+    def add(self, pane: int, text_id: str, text: Text) -> bool:
+        """Remember a text; False if it was there. ``text_id`` is one text in one scope."""
+        texts = self._texts[pane]
+        if text_id in texts:
+            return False
+        texts[text_id] = text
+        self._places[pane][text.place].append(text_id)
+        return True
 
-    def forget(self, now: int) -> None:
-        """Drop what no window that ends at or after ``now`` (epoch ms) can hold."""
-        for scope, texts in list(self.texts.items()):
-            kept = [text for text in texts if text[0] >= now - self._window]
-            if kept:
-                self.texts[scope] = kept
-            else:
-                del self.texts[scope]
+    def ids(self, pane: int) -> Iterable[str]:
+        return self._texts[pane]
+
+    def row(self, pane: int, text_id: str) -> list[Any]:
+        """A text as plain JSON; ``Text(*row)`` reads it."""
+        return list(self._texts[pane][text_id])
+
+    @property
+    def panes(self) -> list[int]:
+        return list(self._texts)
+
+    def forget(self, pane: int) -> None:
+        del self._texts[pane], self._places[pane]
 
     def note(self, alert: Alert) -> str:
         """How many of the texts in the alert's window are near-duplicates of another one; "" for none to speak of."""
+        name = place(alert.scope, alert.product_id, alert.category)
         texts = sorted(
-            text
-            for text in self.texts.get(alert.product_id or alert.category, ())
-            if alert.window_start <= text[0] < alert.window_end
+            (self._texts[pane][text_id].ts, text_id, self._texts[pane][text_id].fingerprint)
+            for pane, places in self._places.items()
+            if pane < alert.window_end
+            for text_id in places.get(name, ())
         )
-        copies = sum(first >= 0 for first in near_duplicates([int(text[2], 16) for text in texts]))
-        return f"{copies} of {len(texts)} texts repeat another one" if copies >= FEW else ""
+        inside = [fingerprint for ts, _, fingerprint in texts if alert.window_start <= ts < alert.window_end]
+        copies = sum(first >= 0 for first in near_duplicates(inside))
+        return f"{copies} of {len(inside)} texts repeat another one" if copies >= FEW else ""
 
-    def dump(self) -> dict[str, list[Any]]:
-        return {scope: list(map(list, texts)) for scope, texts in self.texts.items()}
 
-    def load(self, state: dict[str, list[Any]]) -> None:
-        for scope, texts in state.items():
-            self.texts[scope] = [(ts, signal_id, fingerprint) for ts, signal_id, fingerprint in texts]
+def place(scope: str, product_id: str, category: str) -> str:
+    """One product, whatever its category, or one category."""
+    return f"{scope}/{product_id if scope == 'product' else category}"

@@ -8,9 +8,13 @@ Promises:
   at most once per window length and only when it grew, and is resolved after a few calm panes. Its last state keeps
   the figures and quotes of its worst window, so that it still explains itself;
 - an incident does not become the baseline: while its window is raised a key learns little more than it expected; a
-  level that stays becomes the new normal within days.
+  level that stays becomes the new normal within days;
+- what comes late for its pane is added there, so the windows judged from then on hold it; what was told stays told.
 
-Work per pane is proportional to the keys whose window is not empty or whose alert is open.
+Work per pane is proportional to the keys whose window is not empty or whose alert is open. Memory follows the keys
+that are remembered: a silent series is dropped when less than :data:`FORGOTTEN` of it is left, looked for once per
+half-life (at a half-life of one day a single count is forgotten after a week, a thousand after 17 days); and whenever
+more than ``max_silent`` are remembered, the faintest.
 """
 
 from __future__ import annotations
@@ -58,11 +62,13 @@ class Engine:
         window_panes: int = 12,
         half_life_panes: int = 288,
         model: str = "",
+        max_silent: int = 1_000_000,
     ) -> None:
         self.pane_ms = pane_ms
         self.window_panes = window_panes
         self.half_life_panes = half_life_panes
         self.model = model
+        self.max_silent = max_silent
         self._decay: float = 0.5 ** (1 / half_life_panes)
         self._rules: dict[tuple[str, str], Rule] = {}
         for rule in rules:
@@ -77,33 +83,43 @@ class Engine:
 
     # One pane
 
-    def step(self, pane_start: int, cells: Mapping[Key, Cell]) -> list[Alert]:
+    def step(
+        self, pane_start: int, cells: Mapping[Key, Cell], late: Mapping[int, Mapping[Key, Cell]] | None = None
+    ) -> list[Alert]:
         """Take in the pane that starts at ``pane_start`` (epoch ms) and is now closed; the alert states it changed.
 
         Panes come in order; those left out count as empty. Cells without a rule or a product or category are ignored.
+        ``late`` holds, by their own earlier panes, counts that are told only now. A pane that has left the window
+        meanwhile is learnt at once.
         """
         pane = pane_start // self.pane_ms
-        counted = {key: cell for key, cell in cells.items() if cell.observed > 0 and self._watched(key)}
+        pushes = [(start // self.pane_ms, self._counted(past)) for start, past in sorted((late or {}).items())]
+        pushes.append((pane, self._counted(cells)))
         if self._clock is None:
-            if not counted:
+            if not any(counted for _, counted in pushes):
                 return []
             self._clock = (pane, pane - 1)
         first, last = self._clock
         if pane <= last:
             raise ValueError(f"pane {pane} after pane {last}")
+        self._active.sort()
         changed: list[Alert] = []
         for empty in range(last + 1, pane):
-            changed += self._pane(empty, {}, empty - first)
-        changed += self._pane(pane, counted, pane - first)
+            changed += self._pane(empty, (), empty - first)
+        changed += self._pane(pane, pushes, pane - first)
         self._clock = (first, pane)
         self._dirty.add(CLOCK)
         return changed
 
+    def _counted(self, cells: Mapping[Key, Cell]) -> dict[Key, Cell]:
+        return {key: cell for key, cell in cells.items() if cell.observed > 0 and self._watched(key)}
+
     def _watched(self, key: Key) -> bool:
         return bool(key.shard) and (key.kind == VOLUME or (key.kind, key.scope) in self._rules)
 
-    def _pane(self, pane: int, cells: Mapping[Key, Cell], age: int) -> list[Alert]:
-        self._push(pane, cells)
+    def _pane(self, pane: int, pushes: Iterable[tuple[int, Mapping[Key, Cell]]], age: int) -> list[Alert]:
+        for counted, cells in pushes:
+            self._push(counted, cells)
         if not self._active:
             self._sweep(pane)
             return []
@@ -147,14 +163,22 @@ class Engine:
         return track
 
     def _sweep(self, pane: int) -> None:
-        """Once per half-life, drop the series that have faded away."""
-        if pane % self.half_life_panes:
+        """Drop the silent series that have faded away (once per half-life) and the faintest of too many."""
+        crowded = len(self._tracks) - len(self._active) > self.max_silent
+        if pane % self.half_life_panes and not crowded:
             return
         active = set(self._active)
-        for key, track in list(self._tracks.items()):
-            if key not in active and key.shard and track.level_at(pane, self._decay) < FORGOTTEN:
-                del self._tracks[key]
-                self._dirty.add(key)
+        silent = [
+            (track.level_at(pane, self._decay), key)
+            for key, track in self._tracks.items()
+            if key.shard and key not in active
+        ]
+        faint = [key for level, key in silent if level < FORGOTTEN]
+        if crowded:  # make some room, so as not to come here again at once
+            faint = [key for _, key in sorted(silent)[: max(len(faint), len(silent) - self.max_silent * 7 // 8)]]
+        for key in faint:
+            del self._tracks[key]
+        self._dirty.update(faint)
 
     # One key
 
@@ -287,7 +311,7 @@ class Engine:
         return [track.to_list(), incident.to_list() if incident else None]
 
     def restore(self, key: Key, state: list[Any]) -> None:
-        """Put back what :meth:`snapshot` gave, in any order of keys, before the first step."""
+        """Put back what :meth:`snapshot` gave, each key once, in any order, before the first step."""
         if not state:
             return
         if key == CLOCK:
@@ -297,4 +321,4 @@ class Engine:
         if state[1]:
             self._open[key] = Incident(*state[1])
         if track.window or state[1]:
-            self._active = sorted({*self._active, key})
+            self._active.append(key)

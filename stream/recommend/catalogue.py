@@ -19,6 +19,7 @@ from typing import Any, Final
 
 K1: Final = 1.2
 B: Final = 0.75
+MOST_MEMORIES: Final = 10_000
 _RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
@@ -46,9 +47,11 @@ class Catalogue:
     def __init__(self) -> None:
         self._products: dict[str, Product] = {}
         self._words: dict[str, Counter[str]] = {}  # product -> word -> times
+        self._lengths: dict[str, int] = {}  # product -> words
         self._index: dict[str, dict[str, int]] = {}  # word -> product -> times
         self._shelves: dict[str, list[tuple[float, str]]] = {}  # category -> (price, product), sorted
         self._length = 0  # words of all products
+        self.version = 0  # grows with every change
         self.memo: dict[Any, Any] = {}  # what others computed from the products as they are; emptied when one changes
 
     def __len__(self) -> int:
@@ -65,6 +68,7 @@ class Catalogue:
 
     def upsert(self, product: Product) -> None:
         """Put in a product, in place of the one of the same id."""
+        self.version += 1
         self.memo.clear()
         before = self._products.get(product.product_id)
         if before is not None and before.text == product.text:
@@ -75,11 +79,13 @@ class Catalogue:
         words = self._words[product.product_id] = Counter(tokens(product.text))
         for word, times in words.items():
             self._index.setdefault(word, {})[product.product_id] = times
+        self._lengths[product.product_id] = words.total()
         self._length += words.total()
         insort(self._shelves.setdefault(product.category, []), (product.price, product.product_id))
 
     def remove(self, product_id: str) -> None:
         """Take out a product; one that is not there is no mistake."""
+        self.version += 1
         self.memo.clear()
         product = self._products.pop(product_id, None)
         if product is None:
@@ -89,7 +95,7 @@ class Catalogue:
             del self._index[word][product_id]
             if not self._index[word]:
                 del self._index[word]
-        self._length -= words.total()
+        self._length -= self._lengths.pop(product_id)
         self._shelves[product.category].remove((product.price, product_id))
 
     def neighbours(self, category: str, price: float, most: int = 50) -> list[Product]:
@@ -101,13 +107,22 @@ class Catalogue:
 
     def search(self, text: str, most: int = 50) -> list[tuple[Product, float]]:
         """Products that share words with ``text`` and their BM25 scores, best first, ties by id."""
+        question = ("search", text, most)
+        if question not in self.memo:
+            if len(self.memo) >= MOST_MEMORIES:
+                self.memo.clear()
+            self.memo[question] = self._search(text, most)
+        found: list[tuple[Product, float]] = self.memo[question]
+        return found
+
+    def _search(self, text: str, most: int) -> list[tuple[Product, float]]:
         scores: dict[str, float] = {}
         average = self._length / max(1, len(self._products))
         for word in sorted(set(tokens(text))):
             found = self._index.get(word, {})
             rarity = math.log(1 + (len(self._products) - len(found) + 0.5) / (len(found) + 0.5))
             for product_id, times in found.items():
-                norm = K1 * (1 - B + B * self._words[product_id].total() / average)
+                norm = K1 * (1 - B + B * self._lengths[product_id] / average)
                 scores[product_id] = scores.get(product_id, 0.0) + rarity * times * (K1 + 1) / (times + norm)
         best = sorted(scores, key=lambda product_id: (-scores[product_id], product_id))[:most]
         return [(self._products[product_id], scores[product_id]) for product_id in best]

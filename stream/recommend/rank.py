@@ -11,12 +11,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from stream.recommend.catalogue import Catalogue, Product
+from stream.recommend.catalogue import MOST_MEMORIES, Catalogue, Product
 from stream.recommend.intent import Intent
 from stream.records import Recommendation, Signal, content_id
 
 MOST: Final = 5
-MOST_MEMORIES: Final = 10_000
 NO_COUNTS: Final[Mapping[str, float]] = {}
 
 #: Weight of each part by demand; "" is the demand of no demand.

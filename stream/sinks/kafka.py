@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import murmur2
 
 from stream.sinks.base import SinkRejected, SinkUnavailable
 
@@ -30,8 +32,9 @@ Message = tuple[str | None, dict[str, Any]] | tuple[str | None, dict[str, Any], 
 class KafkaOut:
     """A producer for any number of tasks; when it fails under one, the others are told so as well and send again."""
 
-    def __init__(self, brokers: list[str]) -> None:
+    def __init__(self, brokers: list[str], security: Mapping[str, Any] | None = None) -> None:
         self.brokers = brokers
+        self._security = security or {}  # as client_security() gives it
         self.idempotent: bool | None = None  # unknown until the first connection
         self._producer: AIOKafkaProducer | None = None
         self._opening = asyncio.Lock()
@@ -115,6 +118,7 @@ class KafkaOut:
             max_batch_size=BATCH_BYTES,
             max_request_size=MESSAGE_BYTES,
             request_timeout_ms=REQUEST_MS,
+            **self._security,
         )
         try:
             async with asyncio.timeout(REQUEST_MS / 1000):
@@ -128,6 +132,12 @@ class KafkaOut:
         return SinkUnavailable(
             f"Kafka did not take all messages at {self._address} ({error!r}). Is it running? RADAR_BROKER names it."
         )
+
+
+@lru_cache(maxsize=100_000)
+def partition_of(key: str | None, partitions: int) -> int:
+    """Kafka's default for a key. Records without one need no spreading here: they go to partition 0."""
+    return 0 if key is None else int((murmur2(key.encode()) & 0x7FFFFFFF) % partitions)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

@@ -9,14 +9,21 @@ adds the ``_v2`` table to the schema file, points the view at it and changes the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stream.records import Session, Window
 from stream.sinks.base import Row
 
 SCHEMA = Path(__file__).parent / "schema"
+SESSION = tuple(field.name for field in fields(Session))
 Columns = dict[str, Any]
+
+# Sessions and windows come by the ten thousand a second
+_session, _window = itemgetter(*SESSION), itemgetter(*Window._fields)
 
 
 def signal(record: Row) -> Columns:
@@ -104,20 +111,17 @@ def recommendation(record: Row) -> Columns:
 
 
 def session(record: Row) -> Columns:
-    return {
-        "session_key": record["session_key"],
-        "user_id": record["user_id"],
-        "session_id": record["session_id"],
-        "started_at": moment(record["started_at"]),
-        "ended_at": moment(record["ended_at"]),
-        "views": record["views"],
-        "searches": record["searches"],
-        "empty_searches": record["empty_searches"],
-        "carts": record["carts"],
-        "purchases": record["purchases"],
-        "products": record["products"],
-        "intent": record["intent"],
-    }
+    columns = dict(zip(SESSION, _session(record), strict=True))
+    columns["started_at"] = moment(columns["started_at"])
+    columns["ended_at"] = moment(columns["ended_at"])
+    columns["cut"] = int(columns["cut"])
+    return columns
+
+
+def window(record: Row) -> Columns:
+    columns = dict(zip(Window._fields, _window(record), strict=True))
+    columns["pane_start"] = moment(columns["pane_start"])
+    return columns
 
 
 def deadletter(record: Row) -> Columns:
@@ -148,7 +152,8 @@ TABLES: dict[str, Table] = {
     "signals": Table("signals_v1", signal),
     "alerts": Table("alerts_v1", alert),
     "recommendations": Table("recommendations_v1", recommendation),
-    "sessions": Table("sessions_v1", session),
+    "sessions": Table("sessions_v2", session),
+    "windows": Table("windows_v1", window),
     "deadletters": Table("deadletters_v1", deadletter),
 }
 

@@ -1,11 +1,19 @@
-"""The names of what shoppers do, as counted in panes: one vocabulary for click lanes, fusion and the ``windows`` table.
+"""What shoppers do, counted: one vocabulary, and tumbling panes of products in columns.
 
-All are whole numbers, so sums are exact in any order.
+A pane holds 16 whole numbers for each product that anybody touched in it, some 70 bytes, in arrays; counting a block
+is a handful of numpy calls whatever the number of products. All are whole numbers, so sums are exact in any order.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.checkpoint import Log, pack, unpack
+from stream.recommend.catalogue import Catalogue
 
 PANE_FEATURES: Final = (
     "views",
@@ -23,3 +31,201 @@ PANE_FEATURES: Final = (
     "price_cents",  # sum of the prices seen, in hundredths
     "priced",  # how many events told a price
 )
+SUMS: Final = ("dwell_ms", "price_cents")
+COUNTS: Final = tuple(name for name in PANE_FEATURES if name not in SUMS)
+DWELL_MS: Final = 600_000
+NONE: Final = -1  # the number of no product
+
+Ints = npt.NDArray[np.int32]
+Longs = npt.NDArray[np.int64]
+
+
+class Products:
+    """Numbers for product ids, in the order in which they come, and what the catalogue says of each number."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.ids: list[str] = []
+        self.categories: list[str] = [""]
+        self.category: Ints = np.zeros(64, np.int32)  # number of its category, 0: none
+        self.sold_out: npt.NDArray[np.bool_] = np.zeros(64, np.bool_)
+        self._catalogue = catalogue
+        self._number: dict[str | None, int] = {None: NONE, "": NONE}
+        self._category_number = {"": 0}
+        self._version = -1
+        self._known = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def numbers(self, ids: Iterable[str | None]) -> Ints:
+        """The number of each id, new ones included; :data:`NONE` for none."""
+        number = self._number
+        ids = list(ids)
+        found = [number.get(each, -2) for each in ids]
+        if -2 in found:
+            found = [self._add(each) if n == -2 else n for each, n in zip(ids, found, strict=True)]
+        return np.array(found, np.int32)
+
+    def _add(self, product_id: Any) -> int:
+        number = self._number.setdefault(product_id, len(self.ids))
+        if number == len(self.ids):
+            self.ids.append(product_id)
+        return number
+
+    def refresh(self) -> None:
+        """Look up what is new here or has changed in the catalogue."""
+        begin = self._known if self._version == self._catalogue.version else 0
+        self._version, self._known = self._catalogue.version, len(self.ids)
+        if len(self.category) < len(self.ids):
+            self.category = grown(self.category, len(self.ids))
+            self.sold_out = grown(self.sold_out, len(self.ids))
+        for number in range(begin, len(self.ids)):
+            product = self._catalogue.get(self.ids[number])
+            name = product.category if product else ""
+            if name not in self._category_number:
+                self._category_number[name] = len(self.categories)
+                self.categories.append(name)
+            self.category[number] = self._category_number[name]
+            self.sold_out[number] = product is not None and product.stock <= 0
+
+    def keep(self, used: Ints) -> Ints:
+        """Forget all but the ``used`` numbers. Gives the new number of each old one, with :data:`NONE` at the end, so
+        that it may be indexed by :data:`NONE` too."""
+        new = np.full(len(self.ids) + 1, NONE, np.int32)
+        used = np.unique(used[used >= 0])
+        new[used] = np.arange(len(used))
+        self.ids = [self.ids[number] for number in used.tolist()]
+        self._number = {None: NONE, "": NONE} | {product_id: number for number, product_id in enumerate(self.ids)}
+        self._known = 0
+        self.refresh()
+        return new
+
+
+def grown(array: npt.NDArray[Any], rows: int, fill: Any = 0) -> npt.NDArray[Any]:
+    """A copy with room for ``rows`` rows and some more."""
+    size = max(rows, len(array) * 3 // 2, 64)
+    bigger = np.full((size, *array.shape[1:]), fill, array.dtype)
+    bigger[: len(array)] = array
+    return bigger
+
+
+class Pane:
+    """The products of one pane: row ``i`` of ``counts`` and ``sums`` is about product ``products[i]``.
+
+    It has room for ``most`` products, the first ones to come; what is done to others is only counted (``overflow``).
+    """
+
+    def __init__(self, start: int, most: int) -> None:
+        self.size = self.overflow = 0
+        self._most = most
+        self.products: Ints = np.zeros(0, np.int32)
+        self.counts: npt.NDArray[np.uint32] = np.zeros((0, len(COUNTS)), np.uint32)
+        self.sums: Longs = np.zeros((0, len(SUMS)), np.int64)
+        self.log = Log(f"pane/{start}")
+        self._touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._row: Ints = np.zeros(0, np.int32)  # by product number, -1: none
+
+    def _rows(self, products: Ints) -> tuple[Longs, npt.NDArray[np.bool_]]:
+        """Which of the products there is room for, as a mask, and the rows of those."""
+        most = int(products.max(initial=-1)) + 1
+        if most > len(self._row):
+            self._row = grown(self._row, most, -1)
+        found = self._row[products]
+        if (found < 0).any():
+            new = products[found < 0]
+            new = new[np.sort(np.unique(new, return_index=True)[1])][: self._most - self.size]
+            self._row[new] = np.arange(self.size, self.size + len(new))
+            self._grow(self.size + len(new))
+            self.products[self.size : self.size + len(new)] = new
+            self.size += len(new)
+            found = self._row[products]
+        fits = found >= 0
+        rows = found[fits].astype(np.int64)
+        self.overflow += len(products) - len(rows)
+        self._touched[rows] = True
+        return rows, fits
+
+    def _grow(self, size: int) -> None:
+        if size > len(self.products):
+            self.products, self.counts = grown(self.products, size), grown(self.counts, size)
+            self.sums, self._touched = grown(self.sums, size), grown(self._touched, size)
+
+    def count(self, products: Ints, features: npt.NDArray[Any]) -> None:
+        """One more of ``COUNTS[features[i]]`` for each of ``products[i]``."""
+        rows, fits = self._rows(products)
+        np.add.at(self.counts.reshape(-1), rows * len(COUNTS) + features[fits], np.uint32(1))
+
+    def sum(self, products: Ints, feature: int, amounts: Longs) -> None:
+        """Add ``amounts[i]`` to ``SUMS[feature]`` of ``products[i]``."""
+        rows, fits = self._rows(products)
+        np.add.at(self.sums.reshape(-1), rows * len(SUMS) + feature, amounts[fits])
+
+    def table(self) -> Longs:
+        """All rows as whole numbers in the order of :data:`PANE_FEATURES`."""
+        parts = {name: self.counts[: self.size, i].astype(np.int64) for i, name in enumerate(COUNTS)}
+        parts |= {name: self.sums[: self.size, i] for i, name in enumerate(SUMS)}
+        return np.stack([parts[name] for name in PANE_FEATURES], axis=1)
+
+    def renumber(self, new: Ints) -> None:
+        self.products[: self.size] = new[self.products[: self.size]]
+        self._row = np.full(int(self.products[: self.size].max(initial=0)) + 1, -1, np.int32)
+        self._row[self.products[: self.size]] = np.arange(self.size)
+        self._touched[: self.size] = True
+
+    def dump(self) -> dict[str, bytes | None]:
+        """The rows that changed since the last call."""
+        rows = np.flatnonzero(self._touched[: self.size])
+        if not len(rows):
+            return {}
+        self._touched[:] = False
+        if not self.log.due():
+            return self.log.append(self._packed(rows))
+        return self.log.fold(self._packed(np.arange(self.size)))
+
+    def _packed(self, rows: npt.NDArray[Any]) -> bytes:
+        return pack({}, [rows.astype(np.int32), self.products[rows], self.counts[rows], self.sums[rows]])
+
+    def load(self, data: bytes) -> None:
+        """Apply a segment; they come in order."""
+        _, (rows, products, counts, sums) = unpack(data)
+        self.size = max(self.size, int(rows.max(initial=-1)) + 1)
+        self._grow(self.size)
+        self.products[rows], self.counts[rows], self.sums[rows] = products, counts, sums
+        most = int(products.max(initial=-1)) + 1
+        if most > len(self._row):
+            self._row = grown(self._row, most, -1)
+        self._row[products] = rows
+
+
+class BehaviourPanes:
+    """The open panes of a lane."""
+
+    def __init__(self, length: int, most: int) -> None:
+        self.length = length
+        self.most = most
+        self.closed_to = 0
+        self.open: dict[int, Pane] = {}
+
+    def at(self, start: int) -> Pane:
+        """The open pane that begins at ``start``."""
+        assert start >= self.closed_to, "clicks are taken before their pane closes"
+        pane = self.open.get(start)
+        if pane is None:
+            pane = self.open[start] = Pane(start, self.most)
+        return pane
+
+    def by_pane(self, ts: Longs) -> Iterator[tuple[Pane, npt.NDArray[Any]]]:
+        """Each pane that ``ts`` fall into, with a mask."""
+        starts = ts - ts % self.length
+        for start in np.unique(starts).tolist():
+            yield self.at(start), starts == start
+
+    def used(self) -> Ints:
+        """Numbers of the products in open panes."""
+        return np.concatenate([np.zeros(0, np.int32), *(pane.products[: pane.size] for pane in self.open.values())])
+
+    def close(self, watermark: int) -> list[tuple[int, Pane]]:
+        """The panes that end at or before ``watermark``, oldest first."""
+        boundary = watermark - watermark % self.length
+        self.closed_to = max(self.closed_to, boundary)
+        return [(start, self.open.pop(start)) for start in sorted(self.open) if start < boundary]

@@ -1,94 +1,530 @@
 """Session windows: one shopper's clicks with no gap longer than ``gap``, at most ``longest`` from first to last.
 
-Clicks must come in the order of event time (the click lane releases them at its watermark), so a session does not
-depend on arrival. A session ends when the watermark has passed its last click by ``gap``, or when the shopper's next
-click proves it over.
+All open sessions lie in columns, one row each, so that a block of clicks is taken by some eighty numpy calls whatever
+the number of sessions, a session costs some 120 bytes besides its two ids, and a checkpoint is a copy of the rows that
+changed. Clicks must come in the order of event time (the click lane releases them at its watermark): then neither
+arrival nor the cut of the blocks matters, which the tests hold against a plain one-by-one implementation.
+
+What a session remembers is bounded: its first :data:`REMEMBERED` products and its last :data:`CARTED` cart entries.
+An intent is told at the click that completes it, once a session:
+
+- ``comparing``: a third product of one category viewed, before anything went into the cart;
+- ``price_watch``: a product viewed for the third time, before anything went into the cart;
+- ``sold_out``: a product viewed that the catalogue says is out of stock;
+- ``empty_search``: a search without results;
+- ``abandoned_cart``: the session ended with something in the cart and no purchase.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from stream.events import Click
-from stream.recommend.catalogue import Catalogue
-from stream.recommend.intent import Behaviour, Intent
-from stream.records import Session, content_id
+import numpy as np
+import numpy.typing as npt
+
+from stream.checkpoint import Log, Segments, in_order, pack, unpack
+from stream.events import ACTIONS
+from stream.recommend.intent import INTENTS
+from stream.records import content_id
+from stream.windows.behaviour import DWELL_MS, NONE, Ints, Longs, Products, grown
+
+REMEMBERED: Final = 12  # products of a session
+CARTED: Final = 20  # entries of a cart
+COMPARED: Final = 3  # different products of one category
+WATCHED: Final = 3  # views of one product
+BUCKET_MS: Final = 10_000  # sessions are ended in steps of this; divides a pane
+SHARD_ROWS: Final = 65_536  # rows that are folded together
+
+#: Columns of ``counts``, by the names they have in a closed session.
+COUNTED: Final = (
+    "views",
+    "searches",
+    "empty_searches",
+    "carts",
+    "uncarts",
+    "favorites",
+    "checkouts",
+    "purchases",
+    "returns",
+)
+VIEW, SEARCH, CART, UNCART = (ACTIONS.index(name) for name in ("view", "search", "cart", "uncart"))
+#: Column of ``counts`` of each action.
+COLUMN: Final = np.array([0, 1, 3, 4, 5, 6, 7, 8])
+EMPTY, CARTS, PURCHASES = (COUNTED.index(name) for name in ("empty_searches", "carts", "purchases"))
+BIT: Final = {name: 1 << place for place, name in enumerate(INTENTS)}
+
+COLUMNS: Final[dict[str, tuple[Any, tuple[int, ...], Any]]] = {  # name: type, shape of a row, empty value
+    "started": (np.int64, (), 0),
+    "last": (np.int64, (), 0),
+    "counts": (np.uint16, (len(COUNTED),), 0),
+    "dwell": (np.uint32, (), 0),
+    "low": (np.float64, (), np.inf),
+    "high": (np.float64, (), -np.inf),
+    "viewing": (np.int32, (), NONE),  # the product looked at, if the last click was a view
+    "remembered": (np.uint8, (), 0),
+    "seen": (np.int32, (REMEMBERED,), NONE),
+    "seen_views": (np.uint8, (REMEMBERED,), 0),
+    "fired": (np.uint8, (), 0),
+}
 
 
 @dataclass(slots=True)
-class Open:
-    """A session under way; times in epoch milliseconds."""
+class Batch:
+    """Clicks in the order of event time, in parallel columns."""
 
+    users: Sequence[str]
+    session_ids: Sequence[str]
+    ts: Longs
+    action: npt.NDArray[np.uint8]  # place in ACTIONS
+    product: Ints  # number, NONE: none
+    price: npt.NDArray[np.float64]  # nan: not told
+    empty: npt.NDArray[np.bool_]  # a search without results
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+
+@dataclass(slots=True)
+class Told:
+    """An intent, the click (place in the batch; -1: the end of the session) and the session that showed it."""
+
+    intent: str
+    place: int
     user_id: str
     session_id: str
-    started: int
-    last: int
-    behaviour: Behaviour = field(default_factory=Behaviour)
+    product: int
+    ts: int
 
-    def record(self) -> Session:
-        """The session as it leaves the worker."""
-        seen = self.behaviour
-        return Session(
-            session_key=content_id(self.user_id, self.started),
-            user_id=self.user_id,
-            session_id=self.session_id,
-            started_at=self.started,
-            ended_at=self.last,
-            views=seen.views,
-            searches=seen.searches,
-            empty_searches=seen.empty_searches,
-            carts=seen.carts,
-            purchases=seen.purchases,
-            products=seen.products,
-            intent=seen.intent,
-        )
 
-    def to_list(self) -> list[Any]:
-        return [self.user_id, self.session_id, self.started, self.last, self.behaviour.to_list()]
+@dataclass(slots=True)
+class Taken:
+    """What a batch of clicks, or an end of sessions, led to."""
 
-    @classmethod
-    def from_list(cls, state: list[Any]) -> Open:
-        user_id, session_id, started, last, behaviour = state
-        return cls(user_id, session_id, started, last, Behaviour.from_list(behaviour))
+    told: list[Told]
+    ended: list[dict[str, Any]]  # see Session in stream.records; without chats
+    left: list[tuple[int, int]]  # event time of the end, product left in the cart
+    looked_at: Ints  # by click: the product viewed until then, NONE: none
+    dwell: Longs  # by click: for how long (ms)
 
 
 class Sessions:
-    """The open sessions of a partition; memory is bounded by the shoppers seen within the last ``gap``."""
+    """The open sessions of a partition. ``seen``, ``started`` … are columns by row; see :data:`COLUMNS`."""
 
-    def __init__(self, gap: int, longest: int) -> None:
-        self.open: dict[str, Open] = {}
-        self._gap, self._longest = gap, longest
-        self._ends: list[tuple[int, str]] = []  # earliest possible end, user; outdated entries are put back
+    started: Longs
+    last: Longs
+    counts: npt.NDArray[np.uint16]
+    dwell: npt.NDArray[np.uint32]
+    low: npt.NDArray[np.float64]
+    high: npt.NDArray[np.float64]
+    viewing: Ints
+    remembered: npt.NDArray[np.uint8]
+    seen: Ints
+    seen_views: npt.NDArray[np.uint8]
+    fired: npt.NDArray[np.uint8]
 
-    def observe(self, click: Click, catalogue: Catalogue) -> tuple[Open | None, list[Intent], Open]:
-        """Take in a click: the session it proves over, the intents it completes, and the session it belongs to."""
-        session, over = self.open.get(click.user_id), None
-        if session is not None and (click.ts - session.last > self._gap or click.ts - session.started > self._longest):
-            over, session = session, None
-        if session is None:
-            session = Open(click.user_id, click.session_id, click.ts, click.ts)
-            self.add(session)
-        session.last = click.ts
-        intents = session.behaviour.update(
-            click.action, click.product_id, click.query, click.results, click.price, catalogue
-        )
-        return over, intents, session
+    def __init__(self, gap: int, longest: int, products: Products) -> None:
+        self._gap, self._longest, self._products = gap, longest, products
+        self._row: dict[str, int] = {}
+        self._user: list[str] = []
+        self._session_id: list[str] = []
+        self._free: list[int] = []
+        self._carts: dict[int, list[int]] = {}
+        self._buckets: dict[int, list[Longs]] = {}  # rows by the bucket in which they may end
+        self._bucket: Longs = np.zeros(0, np.int64)  # the one that counts of a row
+        self._alive: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._fresh: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # since the last dump
+        self._logs: list[Log] = []
+        for name, (dtype, shape, _) in COLUMNS.items():
+            setattr(self, name, np.zeros((0, *shape), dtype))
 
-    def add(self, session: Open) -> None:
-        self.open[session.user_id] = session
-        heapq.heappush(self._ends, (session.last + self._gap, session.user_id))
+    def __len__(self) -> int:
+        return len(self._row)
 
-    def close(self, watermark: int) -> Iterator[Open]:
-        """The sessions that ended before ``watermark``."""
-        while self._ends and self._ends[0][0] < watermark:
-            _, user = heapq.heappop(self._ends)
-            session = self.open.get(user)
-            if session is None:
-                continue
-            if session.last + self._gap < watermark:
-                yield self.open.pop(user)
+    # Clicks
+
+    def take(self, batch: Batch) -> Taken:
+        """Take in clicks: the intents they complete and the sessions they prove over."""
+        if not len(batch):
+            return Taken([], [], [], np.zeros(0, np.int32), np.zeros(0, np.int64))
+        row = self._rows_of(batch)
+        order = np.argsort(row, kind="stable")
+        row, ts = row[order], batch.ts[order]
+        action, product = batch.action[order], batch.product[order]
+        before, begin, cut = self._cut(row, ts)
+        row, over = self._next_sessions(batch, order, row, begin, cut)
+        starts = np.flatnonzero(begin)
+        ends = np.append(starts[1:], len(row)) - 1
+        owner = row[starts]  # the session of each run of clicks; no session has two runs
+        segment = np.cumsum(begin) - 1
+
+        looked_at = np.empty(len(row), np.int32)
+        looked_at[1:] = np.where(action[:-1] == VIEW, product[:-1], NONE)
+        looked_at[starts] = self.viewing[owner]
+        dwell = np.where(looked_at != NONE, np.minimum(ts - before, DWELL_MS), 0)
+        carts = (action == CART).astype(np.int64)
+        carts_before = np.cumsum(carts) - carts
+        carts_before += (self.counts[owner, CARTS] - carts_before[starts])[segment]
+
+        counted = np.bincount(segment * len(COUNTED) + COLUMN[action], minlength=len(owner) * len(COUNTED))
+        counted = counted.reshape(len(owner), len(COUNTED))
+        empty = batch.empty[order]
+        counted[:, EMPTY] = np.bincount(segment[empty], minlength=len(owner))
+        self.counts[owner] = np.minimum(self.counts[owner] + counted, 65_535)
+        self.dwell[owner] += np.add.reduceat(dwell, starts).astype(np.uint32)
+        price = batch.price[order]
+        self.low[owner] = np.fmin(self.low[owner], np.fmin.reduceat(price, starts))
+        self.high[owner] = np.fmax(self.high[owner], np.fmax.reduceat(price, starts))
+        self.last[owner] = ts[ends]
+        self.viewing[owner] = np.where(action[ends] == VIEW, product[ends], NONE)
+        self._touched[owner] = True
+
+        told = self._views(row, ts, action, product, carts_before, order)
+        told += [(int(i), "empty_search") for i in np.flatnonzero(empty & ~self._has(row, "empty_search"))]
+        for i in np.flatnonzero(((action == CART) | (action == UNCART)) & (product != NONE)).tolist():
+            self._cart(int(row[i]), int(action[i]), int(product[i]))
+        fired = self._fire(told, row, order, ts, product)
+        ended = self._end(over)
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return Taken(fired + ended.told, ended.ended, ended.left, looked_at[back], dwell[back])
+
+    def _rows_of(self, batch: Batch) -> Longs:
+        """The open session of each click's shopper; one is begun where there is none."""
+        get = self._row.get
+        rows = [get(user, NONE) for user in batch.users]
+        if NONE in rows:
+            places = [place for place, row in enumerate(rows) if row == NONE]
+            firsts = list({batch.users[place]: place for place in reversed(places)}.values())
+            self._begin(batch, firsts)
+            for place in places:
+                rows[place] = self._row[batch.users[place]]
+        return np.array(rows, np.int64)
+
+    def _begin(self, batch: Batch, places: list[int]) -> Longs:
+        """Open a session at each of these clicks; the rows."""
+        reused = min(len(places), len(self._free))
+        rows = [self._free.pop() for _ in range(reused)]
+        rows += range(len(self._user), len(self._user) + len(places) - reused)
+        for row, place in zip(rows, places, strict=True):
+            user = batch.users[place]
+            self._row[user] = row
+            if row < len(self._user):
+                self._user[row], self._session_id[row] = user, batch.session_ids[place]
             else:
-                heapq.heappush(self._ends, (session.last + self._gap, user))
+                self._user.append(user)
+                self._session_id.append(batch.session_ids[place])
+        if len(self._user) > len(self.started):
+            self._grow(len(self._user))
+        at = np.array(rows, np.int64)
+        for name, (_, _, empty) in COLUMNS.items():
+            getattr(self, name)[at] = empty
+        self.started[at] = self.last[at] = batch.ts[places]
+        self._alive[at] = self._fresh[at] = self._touched[at] = True
+        self._schedule(at)
+        return at
+
+    def _grow(self, rows: int) -> None:
+        for name, (_, _, empty) in COLUMNS.items():
+            setattr(self, name, grown(getattr(self, name), rows, empty))
+        self._bucket = grown(self._bucket, rows)
+        self._alive = grown(self._alive, rows)
+        self._touched, self._fresh = grown(self._touched, rows), grown(self._fresh, rows)
+        while len(self._logs) * SHARD_ROWS < len(self.started):
+            self._logs.append(Log(f"sessions/{len(self._logs)}"))
+
+    def _cut(self, row: Any, ts: Longs) -> tuple[Longs, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """For clicks by session and time: the time of the click before, where a run of clicks of one session begins,
+        and where that is because the session before it is over."""
+        first = np.append(True, row[1:] != row[:-1])
+        before = np.append(0, ts[:-1])
+        before[first] = self.last[row[first]]
+        cut = ts - before > self._gap
+        place = np.arange(len(row))
+        while True:
+            begin = first | cut
+            start = np.maximum.accumulate(np.where(begin, place, 0))
+            began = np.where(first & ~cut, self.started[row], ts)[start]
+            too_long = np.flatnonzero(ts - began > self._longest)
+            if not len(too_long):
+                break
+            cut[too_long[np.unique(start[too_long], return_index=True)[1]]] = True
+        before[cut] = ts[cut]
+        return before, begin, cut
+
+    def _next_sessions(
+        self, batch: Batch, order: Any, row: Any, begin: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]
+    ) -> tuple[Any, list[int]]:
+        """Begin a session at each cut: the session of each click, and the sessions that are over."""
+        if not cut.any():
+            return row, []
+        starts = np.flatnonzero(begin)
+        owner = row[starts].copy()
+        segments = np.flatnonzero(cut[starts])
+        new = self._begin(batch, order[starts[segments]].tolist())
+        same_shopper = np.append(False, row[starts][1:] == row[starts][:-1])
+        owner[segments] = new
+        over = np.where(same_shopper[segments], owner[segments - 1], row[starts[segments]])
+        return owner[np.cumsum(begin) - 1], over.tolist()
+
+    def _views(
+        self, row: Any, ts: Longs, action: Any, product: Ints, carts_before: Longs, order: Any
+    ) -> list[tuple[int, str]]:
+        """Remember the products viewed; (place, intent) of the views that complete one, each session's first."""
+        self._products.refresh()
+        at = np.flatnonzero((action == VIEW) & (product != NONE))
+        if not len(at):
+            return []
+        session, viewed, free = row[at], product[at], carts_before[at] == 0
+        told = [(int(i), "sold_out") for i in at[self._products.sold_out[viewed] & ~self._has(session, "sold_out")]]
+
+        pair = session * (1 << 32) + viewed
+        by_pair = np.argsort(pair, kind="stable")
+        head = np.append(True, pair[by_pair][1:] != pair[by_pair][:-1])
+        first_of = np.flatnonzero(head)[np.cumsum(head) - 1]
+        rank, is_last, leader = np.empty((3, len(at)), np.int64)
+        rank[by_pair] = np.arange(len(at)) - first_of  # which view of the pair in this batch, from 0
+        is_last[by_pair] = np.append(head[1:], True)
+        leader[by_pair] = by_pair[first_of]  # the first view of the pair in this batch
+        match = self.seen[session] == viewed[:, None]
+        known = match.any(axis=1)
+        slot = np.where(known, match.argmax(axis=1), NONE)
+
+        new = np.flatnonzero((rank == 0) & ~known)  # first views, by session and time
+        if len(new):
+            of = session[new]
+            first = np.append(True, of[1:] != of[:-1])
+            runs = np.flatnonzero(first)
+            nth_new = np.arange(len(new)) - runs[np.cumsum(first) - 1]
+            place = self.remembered[of] + nth_new
+            fits = place < REMEMBERED
+            new, of, place = new[fits], of[fits], place[fits]
+            told += self._comparisons(at, new, of, viewed[new], free[new])
+            self.seen[of, place] = viewed[new]
+            np.add.at(self.remembered, of, 1)
+            slot_of_new = np.full(len(at), NONE)
+            slot_of_new[new] = place
+            slot = np.where(known, slot, slot_of_new[leader])
+
+        kept = np.flatnonzero(slot != NONE)
+        total = self.seen_views[session[kept], slot[kept]] + rank[kept] + 1
+        watched = kept[(total == WATCHED) & free[kept]]
+        told += [(int(i), "price_watch") for i in at[watched]]
+        last = kept[is_last[kept] == 1]
+        views = self.seen_views[session[last], slot[last]] + rank[last] + 1
+        self.seen_views[session[last], slot[last]] = np.minimum(views, 255)
+        return told
+
+    def _comparisons(
+        self, at: Any, new: Any, session: Any, viewed: Ints, free: npt.NDArray[np.bool_]
+    ) -> list[tuple[int, str]]:
+        """Among first views: those that make the number of products of one category :data:`COMPARED`."""
+        category = self._products.category[viewed].astype(np.int64)
+        seen = self.seen[session]
+        same = (self._products.category[seen] == category[:, None]) & (seen != NONE)
+        group = session * (1 << 32) + category
+        by_group = np.argsort(group, kind="stable")
+        head = np.append(True, group[by_group][1:] != group[by_group][:-1])
+        nth = np.empty(len(new), np.int64)
+        nth[by_group] = np.arange(len(new)) - np.flatnonzero(head)[np.cumsum(head) - 1]
+        reached = (same.sum(axis=1) + nth + 1 == COMPARED) & (category > 0) & free
+        return [(int(i), "comparing") for i in at[new[reached]]]
+
+    def _has(self, row: Any, intent: str) -> npt.NDArray[np.bool_]:
+        has: npt.NDArray[np.bool_] = self.fired[row] & BIT[intent] != 0
+        return has
+
+    def _fire(self, told: list[tuple[int, str]], row: Any, order: Any, ts: Longs, product: Ints) -> list[Told]:
+        fired = []
+        for i, intent in sorted(told):
+            session = int(row[i])
+            if not self.fired[session] & BIT[intent]:
+                self.fired[session] |= BIT[intent]
+                user, session_id = self._user[session], self._session_id[session]
+                fired.append(Told(intent, int(order[i]), user, session_id, int(product[i]), int(ts[i])))
+        return fired
+
+    def _cart(self, row: int, action: int, product: int) -> None:
+        cart = [each for each in self._carts.get(row, ()) if each != product]
+        if action == CART:
+            cart.append(product)
+        if cart:
+            self._carts[row] = cart[-CARTED:]
+        else:
+            self._carts.pop(row, None)
+
+    def amend(self, user: str, ts: int, action: int, price: float | None, empty: bool) -> bool:
+        """Count a late click in the open session that it falls into, if there is one; its order is not restored."""
+        row = self._row.get(user)
+        if row is None or not self.started[row] - self._gap <= ts <= self.last[row] + self._gap:
+            return False
+        for column in (int(COLUMN[action]), *([EMPTY] if empty else [])):
+            self.counts[row, column] = min(int(self.counts[row, column]) + 1, 65_535)
+        if price is not None:
+            self.low[row], self.high[row] = min(self.low[row], price), max(self.high[row], price)
+        self._touched[row] = True
+        return True
+
+    # Ends
+
+    def _schedule(self, rows: Longs) -> None:
+        buckets = (self.last[rows] + self._gap) // BUCKET_MS + 1
+        self._bucket[rows] = buckets
+        for bucket in np.unique(buckets).tolist():
+            self._buckets.setdefault(bucket, []).append(rows[buckets == bucket])
+
+    def close(self, watermark: int) -> Taken:
+        """End the sessions whose silence was over at the last whole bucket before ``watermark``."""
+        boundary = watermark // BUCKET_MS
+        over: list[int] = []
+        for bucket in sorted(number for number in self._buckets if number <= boundary):
+            rows = np.unique(np.concatenate(self._buckets.pop(bucket)))
+            rows = rows[self._bucket[rows] == bucket]
+            done = self.last[rows] + self._gap < boundary * BUCKET_MS
+            over += rows[done].tolist()
+            self._schedule(rows[~done])
+        return self._end(over)
+
+    def shrink(self, most: int) -> Taken:
+        """End the sessions silent for longest, as cut, until no more than ``most`` are open."""
+        excess = len(self) - most
+        if excess <= 0:
+            return self._end([])
+        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
+        limit = np.partition(self.last[rows], excess - 1)[excess - 1]
+        oldest = sorted((int(self.last[row]), self._user[row], row) for row in rows[self.last[rows] <= limit].tolist())
+        return self._end([row for _, _, row in oldest[:excess]], cut=True)
+
+    def covers(self, user: str, ts: int) -> bool:
+        """Whether a chat at ``ts`` belongs to the open session of its shopper."""
+        row = self._row.get(user)
+        return row is not None and ts >= int(self.started[row]) - self._gap
+
+    def _end(self, rows: list[int], cut: bool = False) -> Taken:
+        told: list[Told] = []
+        ended: list[dict[str, Any]] = []
+        left: list[tuple[int, int]] = []
+        if rows:
+            at = np.array(rows)
+            names = self._products.ids
+            compared = self._compared(at).tolist()
+            counts, seen = self.counts[at].tolist(), self.seen[at].tolist()
+            low, high = self.low[at].tolist(), self.high[at].tolist()
+            columns = zip(
+                rows, self.started[at].tolist(), self.last[at].tolist(), self.dwell[at].tolist(),
+                self.remembered[at].tolist(), self.fired[at].tolist(), strict=True,
+            )  # fmt: skip
+            for i, (row, started, last, dwell, remembered, fired) in enumerate(columns):
+                user, session_id, cart = self._user[row], self._session_id[row], self._carts.pop(row, None)
+                counted = dict(zip(COUNTED, counts[i], strict=True))
+                abandoned = cart is not None and not counted["purchases"]
+                if abandoned:
+                    assert cart is not None
+                    fired |= BIT["abandoned_cart"]
+                    told.append(Told("abandoned_cart", -1, user, session_id, cart[-1], last))
+                    left += [(last + self._gap, product) for product in cart]
+                ended.append({
+                    "session_key": content_id(user, started), "user_id": user, "session_id": session_id,
+                    "started_at": started, "ended_at": last, "events": sum(counts[i]) - counted["empty_searches"],
+                    **counted, "dwell_ms": dwell, "abandoned": int(abandoned),
+                    "price_low": low[i] if low[i] != np.inf else 0.0,
+                    "price_high": high[i] if high[i] != -np.inf else 0.0,
+                    "compared": compared[i], "products": [names[number] for number in seen[i][:remembered]],
+                    "chats": 0, "demands": [], "sentiment": 0.0, "cut": cut,
+                    "intent": "bought" if counted["purchases"] else _most_telling(fired),
+                })  # fmt: skip
+                if self._row.get(user) == row:
+                    del self._row[user]
+                self._user[row] = self._session_id[row] = ""
+                self._free.append(row)
+            self._bucket[at] = -1
+            self._touched[at] = True
+            self._alive[at] = self._fresh[at] = False
+        return Taken(told, ended, left, np.zeros(0, np.int32), np.zeros(0, np.int64))
+
+    def _compared(self, rows: Any) -> npt.NDArray[np.int64]:
+        """The most different products of one category that each session has seen."""
+        seen = self.seen[rows]
+        category = np.where(seen != NONE, self._products.category[seen], 0)
+        same = (category[:, :, None] == category[:, None, :]) & (category != 0)[:, :, None]
+        most: npt.NDArray[np.int64] = same.sum(axis=2).max(axis=1)
+        return most
+
+    # State
+
+    def used(self) -> Ints:
+        """Numbers of the products that open sessions name."""
+        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
+        carts = np.array([product for cart in self._carts.values() for product in cart], np.int32)
+        return np.concatenate((self.seen[rows].ravel(), self.viewing[rows], carts))
+
+    def renumber(self, new: Ints) -> None:
+        self.seen, self.viewing = new[self.seen], new[self.viewing]
+        self._carts = {row: new[cart].tolist() for row, cart in self._carts.items()}
+        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
+        self._touched[rows] = True
+
+    def dump(self) -> dict[str, bytes | None]:
+        """The rows that changed since the last call, by shard."""
+        changes: dict[str, bytes | None] = {}
+        touched = np.flatnonzero(self._touched[: len(self._user)])
+        for shard in np.unique(touched // SHARD_ROWS).tolist():
+            log = self._logs[shard]
+            if log.due():
+                everything = np.arange(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self._user)))
+                changes |= log.fold(self._packed(everything[self._alive[everything]], everything=True))
+            else:
+                changes |= log.append(self._packed(touched[touched // SHARD_ROWS == shard]))
+        self._touched[touched] = self._fresh[touched] = False
+        return changes
+
+    def _packed(self, rows: Longs, everything: bool = False) -> bytes:
+        live = rows[self._alive[rows]]
+        named = (live if everything else live[self._fresh[live]]).tolist()
+        carted = live.tolist() if len(live) < len(self._carts) else self._carts
+        meta = {
+            "size": len(self._user),
+            "named": named,
+            "users": [self._user[row] for row in named],
+            "session_ids": [self._session_id[row] for row in named],
+            "carts": [[row, self._carts[row]] for row in carted if row in self._carts],
+        }
+        columns = [getattr(self, name)[live] for name in COLUMNS]
+        return pack(meta, [rows[~self._alive[rows]].astype(np.int32), live.astype(np.int32), *columns])
+
+    def load(self, segments: Segments) -> None:
+        """Continue from the segments of :meth:`dump`; to be called once, on an empty object."""
+        for shard, number, data in in_order(segments, "sessions/"):
+            meta, (gone, live, *columns) = unpack(data)
+            self._grow_to(meta["size"], int(shard))
+            self._logs[int(shard)].seen(number, len(data))
+            self._alive[gone], self._alive[live] = False, True
+            for row, user, session_id in zip(meta["named"], meta["users"], meta["session_ids"], strict=True):
+                self._user[row], self._session_id[row] = user, session_id
+            for name, values in zip(COLUMNS, columns, strict=True):
+                getattr(self, name)[live] = values
+            if self._carts:
+                for row in (*gone.tolist(), *live.tolist()):
+                    self._carts.pop(row, None)
+            self._carts.update((row, cart) for row, cart in meta["carts"])
+        alive = self._alive[: len(self._user)]
+        self._free = np.flatnonzero(~alive).tolist()
+        for row in self._free:
+            self._user[row] = self._session_id[row] = ""
+        rows = np.flatnonzero(alive)
+        self._row = {self._user[row]: row for row in rows.tolist()}
+        self._schedule(rows)
+
+    def _grow_to(self, size: int, shard: int) -> None:
+        rows = max(size, shard * SHARD_ROWS + 1)
+        if rows > len(self.started):
+            self._grow(rows)
+        missing = size - len(self._user)
+        self._user += [""] * missing
+        self._session_id += [""] * missing
+
+
+def _most_telling(fired: int) -> str:
+    return next((name for name in INTENTS if fired & BIT[name]), "")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.events import Heartbeat
 
@@ -33,17 +34,26 @@ class Watermark:
 
     def observe(self, events: Sequence[Any]) -> list[bool]:
         """Advance over ``events`` in order; True for each that was late, that is behind the watermark before it."""
-        if not events:
-            return []
         ts = np.fromiter((event.ts for event in events), np.int64, len(events))
-        beats = [i for i, event in enumerate(events) if type(event) is Heartbeat]
+        places = [i for i, event in enumerate(events) if type(event) is Heartbeat]
+        beats = [(place - n, events[place]) for n, place in enumerate(places)]
+        late = np.zeros(len(events), np.bool_)
+        spoken = np.delete(np.arange(len(events)), places)
+        late[spoken] = ts[spoken] < self.advance(ts[spoken], beats)
+        return [bool(each) for each in late]
+
+    def advance(self, ts: npt.NDArray[np.int64], beats: Sequence[tuple[int, Heartbeat]]) -> npt.NDArray[np.int64]:
+        """Advance over the times of events in order, with each heartbeat before the event of its number.
+
+        Gives the watermark before each event; an event earlier than that is late.
+        """
         if beats:
-            ts[beats] += self.lateness
-            self.replay = events[beats[-1]].replay
+            ts = np.insert(ts, [place for place, _ in beats], [beat.ts + self.lateness for _, beat in beats])
+            self.replay = beats[-1][1].replay
         newest = np.maximum.accumulate(np.concatenate(([self.newest], ts)))
         self.newest = int(newest[-1])
-        late: list[bool] = (ts < newest[:-1] - self.lateness).tolist()
-        return late
+        before = np.maximum(newest[:-1] - self.lateness, BEGINNING)
+        return np.delete(before, [place + n for n, (place, _) in enumerate(beats)]) if beats else before
 
     def run_on(self, milliseconds: int) -> None:
         """Let a silent partition's clock run on."""

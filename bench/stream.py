@@ -1,0 +1,343 @@
+"""``make bench-stream``: clicks per second through one worker, beside other stream processors on the same topic.
+
+Ours is a real worker: clicks decoded and checked, sessions, product panes, intents and recommendations, signals to the
+fusion lanes, rows in the store, checkpoints; the time runs from its readiness until all of it is durable. The peers
+(``bench/peers``) keep sessions and product panes, nothing else; each takes as many of the first clicks as it manages in
+some 15 s. The limit reads and parses. All run in turn in one call, and the windows that each found are compared with
+those that lie in the topic. Rates per second are of wall time on a machine that the broker shares; rates per CPU second
+count the process itself.
+
+``--profile`` shows where the worker spends its time, ``--keys`` what a click costs the click lane alone at different
+numbers of shoppers. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from bench.workload import START, Clicks, catalogue, events, fill
+from stream.agents import clicks as lane
+from stream.recommend.catalogue import Catalogue, Product
+from stream.settings import ROOT, Settings
+from stream.stack import WORKER, embedded_stack, environment
+from stream.status import read_lanes, totals, wait_until_caught_up
+from stream.topics import ensure_topics
+from stream.transport import Block
+
+OURS: Final = "demand-radar"
+#: How many of the first clicks a peer gets: about 15 s of work on two cores; the limit gets all.
+SHARES: Final = {"faust_stock": 60_000, "quix": 150_000, "bytewax": 600_000}
+PEERS: Final = ("librdkafka", *SHARES)
+#: Quix wants older versions of what the radar uses, so it has an environment of its own.
+PYTHON: Final = {"quix": str(ROOT / ".venv/quix/bin/python")}
+PEER_SECONDS: Final = 240.0
+TOLERANCE: Final = 0.01
+PACKAGES: Final = ("faust-streaming", "aiokafka", "chdb", "orjson")
+TOP: Final = 25
+
+OPEN_SECONDS: Final = 900  # of event time in --keys: shorter than the gap, so that all sessions stay open
+BROKERS: Final = {"apache": "Apache Kafka", "embedded": "Tansu, the embedded broker"}
+NAMES: Final = {
+    "librdkafka": "vs_limit", "faust_stock": "vs_faust", "quix": "vs_quix", "bytewax": "vs_bytewax",
+}  # fmt: skip
+
+Figures = dict[str, Any]
+Shares = list[tuple[str, float]]
+
+
+async def compare(broker: str, count: int, peers: Iterable[str], profile: bool) -> list[Figures]:
+    """The figures of our worker and of the ``peers``, one after the other on the same topics."""
+    clicks = events(count)
+    async with servers(broker) as settings:
+        await ensure_topics(settings)
+        begun = time.perf_counter()
+        await asyncio.to_thread(fill, settings, clicks)
+        say(f"{count:,} clicks in the topic after {time.perf_counter() - begun:.1f} s")
+        rows = [await through_the_worker(settings, clicks, profile)]
+        rows += [await asyncio.to_thread(through_a_peer, name, settings, clicks) for name in peers]
+    return rows
+
+
+@asynccontextmanager
+async def servers(broker: str) -> AsyncIterator[Settings]:
+    """A store and a broker: ``embedded`` (Tansu) or ``apache`` (Kafka, as the tests start it). Nothing scores texts."""
+    with tempfile.TemporaryDirectory() as home:
+        async with embedded_stack(Settings(home=Path(home), triton="", idle_seconds=0), workers=0) as stack:
+            if broker == "embedded":
+                yield stack.settings
+                return
+            from tests.servers import start_kafka
+
+            with start_kafka(Path(home) / "kafka") as kafka:
+                yield stack.settings.model_copy(update={"broker": kafka.address})
+
+
+async def through_the_worker(settings: Settings, clicks: Clicks, profile: bool) -> Figures:
+    """A worker that finds the clicks in the topic, from its readiness to all of them durable."""
+    log = settings.home / "worker.log"
+    with log.open("wb") as output:
+        worker = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings), stderr=output)
+    try:
+        while not (settings.home / "worker-0.ready").exists():
+            if worker.returncode is not None:
+                raise RuntimeError(f"the worker ended: {tail(log)}")
+            await asyncio.sleep(0.02)
+        with sampled(worker.pid, settings.home / "profile") if profile else nullcontext():
+            begun, before = time.perf_counter(), cpu_seconds(worker.pid)
+            if not await wait_until_caught_up(settings, int(clicks.ts.max()) + settings.session_gap_ms):
+                raise RuntimeError(f"the worker did not finish: {tail(log)}")
+            seconds, cpu = time.perf_counter() - begun, cpu_seconds(worker.pid) - before
+        counts = totals(read_lanes(settings))[settings.topic("clicks")]
+    finally:
+        if worker.returncode is None:
+            worker.terminate()
+        await worker.wait()
+    figures = {
+        "peer": OURS,
+        "version": f"{OURS} {version(OURS)}",
+        "events": len(clicks),
+        "seconds": round(seconds, 3),
+        "events_per_s": round(len(clicks) / seconds, 1),
+        "events_per_cpu_s": round(len(clicks) / cpu, 1),
+        "sessions": counts["sessions"],
+        "panes": counts["panes"],
+        "positions": [len(clicks)] * settings.partitions,
+    }
+    return figures | {"remark": remark(figures, settings, clicks)}
+
+
+def through_a_peer(name: str, settings: Settings, clicks: Clicks) -> Figures:
+    """What a peer says of itself, or why it says nothing."""
+    count = min(len(clicks), SHARES.get(name, len(clicks)))
+    argv = [PYTHON.get(name, sys.executable), "-m", f"bench.peers.{name}", "--broker", settings.broker]
+    argv += ["--topic", settings.topic("clicks"), "--partitions", str(settings.partitions), "--events", str(count)]
+    say(f"{name}: {count:,} clicks")
+    try:
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PEER_SECONDS)
+        figures: Figures = orjson.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return {"peer": name, "remark": f"did not finish within {PEER_SECONDS:g} s"}
+    except FileNotFoundError:
+        return {"peer": name, "remark": f"{argv[0]} is missing: make bench-stream sets it up"}
+    except (IndexError, ValueError):
+        return {"peer": name, "remark": f"failed: {done.stderr.strip()[-500:] or done.stdout.strip()[-500:]}"}
+    return figures | {"remark": remark(figures, settings, clicks)}
+
+
+def remark(figures: Figures, settings: Settings, clicks: Clicks) -> str:
+    """What is wrong with the windows found in the first ``positions`` clicks of the partitions; empty: nothing."""
+    partition = clicks.partitions(settings.partitions)
+    wanted = clicks.windows(partition, figures["positions"], settings.session_gap_ms, settings.pane_ms)
+    return "; ".join(
+        f"{figures[what]:,} {what} instead of {right:,}"
+        for what, right in zip(("sessions", "panes"), wanted, strict=True)
+        if figures[what] is not None and abs(figures[what] - right) > TOLERANCE * right
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process so far, in user and kernel mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2_000:]
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr)
+
+
+# Where the time goes
+
+
+@contextmanager
+def sampled(pid: int, file: Path) -> Iterator[None]:
+    """Samples with py-spy who holds the interpreter in a process; prints the largest shares at the end."""
+    spy = Path(sys.executable).with_name("py-spy")
+    argv = [str(spy), "record", "--pid", str(pid), "--format", "raw", "--function", "--gil", "--output", str(file)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as profiler:
+        try:
+            yield
+        finally:
+            profiler.send_signal(signal.SIGINT)
+    own, whole = shares(file.read_text().splitlines())
+    for title, found in (("in the function itself", own), ("with what it calls", whole)):
+        table = Table("share", "function", title=title)
+        for function, share in found[:TOP]:
+            table.add_row(f"{share:.1%}", function)
+        Console(stderr=True).print(table)
+
+
+def shares(stacks: Iterable[str]) -> tuple[Shares, Shares]:
+    """The share of each function of all samples, largest first: at the top of the stack, and anywhere in it.
+
+    A line is ``outermost;…;innermost COUNT``.
+    """
+    own: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    for line in stacks:
+        stack, _, count = line.rpartition(" ")
+        functions = stack.split(";")
+        own[functions[-1]] += int(count)
+        whole.update(dict.fromkeys(functions, int(count)))
+    samples = own.total()
+    return tuple([(name, count / samples) for name, count in found.most_common()] for found in (own, whole))  # type: ignore[return-value]
+
+
+# What a click costs at different numbers of shoppers
+
+
+class Record(NamedTuple):
+    """What the click lane needs of a Kafka record."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+
+
+async def cost(users: int, count: int) -> float:
+    """Clicks per second of a click lane with ``users`` open sessions, which are clicked on at random.
+
+    It saves its state as often as a worker does; nothing is sent or stored.
+    """
+    settings = Settings()
+    products = Catalogue()
+    for product in catalogue(1_000):
+        products.upsert(Product(**product))
+    processor = lane.Clicks(0, settings, products)
+    number = np.arange(users)
+    once = events(users)
+    opening = replace(once, number=number + count, ts=START - settings.pane_ms + number % settings.pane_ms, user=number)
+    opening.ts.sort()
+    clicks = replace(
+        events(count, per_second=max(1, count // OPEN_SECONDS)),
+        user=np.random.default_rng(1).integers(users, size=count),
+    )
+    for block in blocks(opening, 0, settings.block_records):
+        await processor.process(block)
+    processor.dump()
+    work = list(blocks(clicks, users, settings.block_records))
+    begun = saved = time.perf_counter()
+    for block in work:
+        await processor.process(block)
+        if time.perf_counter() - saved >= settings.checkpoint_seconds:
+            processor.dump()
+            saved = time.perf_counter()
+    processor.dump()
+    return count / (time.perf_counter() - begun)
+
+
+def blocks(clicks: Clicks, offset: int, size: int) -> Iterator[Block]:
+    """``clicks`` as the transport hands them over; the first has the offset ``offset``."""
+    now = int(time.time() * 1_000)
+    records = (Record(number, now, None, value) for number, value in enumerate(clicks.payloads(), offset))
+    while chunk := list(islice(records, size)):
+        yield Block("clicks", 0, chunk)
+
+
+# What is shown
+
+
+def show(rows: list[Figures], clicks: int, broker: str) -> Figures:
+    """The table, and the figures of its rows by name."""
+    table = Table("", "clicks", "seconds", "clicks/s", "clicks/CPU s", "sessions", "panes", "ours is", "remark")
+    ours = rows[0]
+    for row in rows:
+        if "events" not in row:
+            table.add_row(row["peer"], *[""] * 7, row["remark"])
+            continue
+        table.add_row(
+            row["peer"],
+            f"{row['events']:,}",
+            f"{row['seconds']:.1f}",
+            f"{row['events_per_s']:,.0f}",
+            f"{row['events_per_cpu_s']:,.0f}",
+            *("" if row[what] is None else f"{row[what]:,}" for what in ("sessions", "panes")),
+            "" if row is ours else f"× {ours['events_per_s'] / row['events_per_s']:.2f}",
+            row["remark"],
+        )
+    Console(width=150).print(table)
+    print(
+        f"{clicks:,} clicks lie in the topic ({BROKERS[broker]}). A peer gets the first of them, for about 15 s; its\n"
+        "rate runs from the first click to the last. Ours runs until every window is closed, stored and saved."
+    )
+    figures: Figures = {
+        "clicks_events_per_s": ours["events_per_s"],
+        "clicks_events_per_cpu_s": ours["events_per_cpu_s"],
+        "clicks": ours["events"],
+        "broker": broker,
+    }
+    for row in rows[1:]:
+        if "events" in row:
+            figures[NAMES[row["peer"]]] = round(ours["events_per_s"] / row["events_per_s"], 3)
+            figures[f"{row['peer']}_events_per_s"] = row["events_per_s"]
+            figures[f"{row['peer']}_events_per_cpu_s"] = row["events_per_cpu_s"]
+    return figures | {"remarks": {row["peer"]: row["remark"] for row in rows if row["remark"]}}
+
+
+def show_cost(rates: dict[int, float]) -> Figures:
+    table = Table("shoppers", "clicks/s", "µs a click", "of the rate at the fewest")
+    fewest = rates[min(rates)]
+    for users, rate in rates.items():
+        table.add_row(f"{users:,}", f"{rate:,.0f}", f"{1e6 / rate:.1f}", f"{rate / fewest:.2f}")
+    Console().print(table)
+    return {
+        "lane_events_per_s": {str(users): round(rate) for users, rate in rates.items()},
+        "lane_vs_fewest": {str(users): round(rate / fewest, 3) for users, rate in rates.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=1_000_000, help="clicks in the topic")
+    parser.add_argument("--broker", choices=BROKERS, default="apache" if has_java() else "embedded")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which to run, comma separated; may be empty")
+    parser.add_argument("--profile", action="store_true", help="our worker alone, sampled by py-spy")
+    parser.add_argument("--keys", help="only the click lane in this process, e.g. 1000,100000,1000000 shoppers")
+    options = parser.parse_args()
+    peers = [name for name in options.peers.split(",") if name and not options.profile]
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"unknown peers {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
+    versions = {name: version(name) for name in PACKAGES}
+    if options.keys:
+        sizes = [int(size) for size in options.keys.split(",")]
+        figures = show_cost({size: asyncio.run(cost(size, options.events)) for size in sizes})
+    else:
+        rows = asyncio.run(compare(options.broker, options.events, peers, options.profile))
+        figures = show(rows, options.events, options.broker)
+        versions |= dict(row["version"].split() for row in rows if "version" in row)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    print(orjson.dumps({"bench": "stream", "figures": figures, "machine": machine, "versions": versions}).decode())
+
+
+def has_java() -> bool:
+    return all(shutil.which(tool) for tool in ("java", "mvn"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What happened to one product (or category) in one pane: the rows of table ``windows``, and what detectors count.
+
+All counts are whole numbers, so tallies may be added in any order and split in any way. The number of tallies in a pane
+is bounded, and which ones stay does not depend on the order they came in: those of products the catalogue knows come
+before the others, so that made-up ids cannot drive out the shop's own, and among equals a hash decides. A tally that
+was dropped is lower in this order than all that stay, therefore one that stays was never dropped and is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import add
+from typing import Any, Final
+from zlib import crc32
+
+from stream.detect.baseline import read_quotes, write_quotes
+from stream.detect.cells import VOLUME, Cell, Key, Scope, merge
+from stream.records import Window
+from stream.windows.behaviour import PANE_FEATURES
+
+#: Texts by channel, those negative as a whole, and the stars of the reviews that give any.
+TEXT_FEATURES: Final = ("reviews", "chats", "negatives", "rating_sum", "rated")
+#: What kind of alert the texts of a label may raise.
+KINDS: Final = {"negative": "negative_spike", "demand": "demand_surge"}
+#: What shoppers do that speaks for a demand on a product, and how much against a text that says it.
+BEHAVIOUR: Final = (
+    (PANE_FEATURES.index("returns"), "demand/return_refund", 0.5),
+    (PANE_FEATURES.index("empty_searches"), "demand/restock", 0.5),
+)
+NO_BEHAVIOUR: Final = (0,) * len(PANE_FEATURES)
+NO_TEXTS: Final = (0,) * len(TEXT_FEATURES)
+
+#: Scope, product ("" in category scope), category ("" where the catalogue does not know the product).
+Where = tuple[Scope, str, str]
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts of one place: PANE_FEATURES, :data:`TEXT_FEATURES`, and texts by label (``demand/restock``)."""
+
+    behaviour: tuple[int, ...] = NO_BEHAVIOUR
+    texts: tuple[int, ...] = NO_TEXTS
+    labels: dict[str, Cell] = field(default_factory=dict)
+    revision: int = 0  # how many boundaries brought corrections
+
+    def add(self, other: Tally) -> None:
+        """Count ``other`` in; it is not changed."""
+        self.behaviour = tuple(map(add, self.behaviour, other.behaviour))
+        self.texts = tuple(map(add, self.texts, other.texts))
+        for label, cell in other.labels.items():
+            self.labels[label] = merge(self.labels.get(label, Cell()), cell)
+
+    def row(self, pane_start: int, where: Where) -> dict[str, Any]:
+        """The row of table ``windows``."""
+        names = sorted(self.labels)
+        counts = [int(self.labels[name].texts) for name in names]
+        return Window(pane_start, *where, self.revision, *self.behaviour, *self.texts, names, counts)._asdict()  # type: ignore[call-arg,arg-type]
+
+    def cells(self, where: Where) -> Iterator[tuple[Key, Cell]]:
+        """What the detectors count of it."""
+        reviews, chats, *_ = self.texts
+        if reviews or chats:
+            yield Key(VOLUME, *where, ""), Cell(float(reviews), float(chats))
+        cells = dict(self.labels)
+        if where[0] == "product":
+            for place, name, weight in BEHAVIOUR:
+                if self.behaviour[place]:
+                    cells[name] = merge(cells.get(name, Cell()), Cell(clicks=weight * self.behaviour[place]))
+        for name, cell in cells.items():
+            kind, _, label = name.partition("/")
+            yield Key(KINDS[kind], *where, label), cell
+
+    def without_quotes(self) -> None:
+        """Let go of the quotes, once the detectors have them."""
+        self.labels = {name: Cell(cell.reviews, cell.chats) for name, cell in self.labels.items()}
+
+    def to_list(self) -> list[Any]:
+        labels = [[name, cell.reviews, cell.chats, write_quotes(cell)] for name, cell in self.labels.items()]
+        return [self.behaviour, self.texts, labels, self.revision]
+
+    @classmethod
+    def from_list(cls, state: list[Any]) -> Tally:
+        behaviour, texts, labels, revision = state
+        cells = {name: Cell(reviews, chats, 0.0, list(read_quotes(quotes))) for name, reviews, chats, quotes in labels}
+        return cls(tuple(behaviour), tuple(texts), cells, revision)
+
+
+def beyond(tallies: dict[Where, Tally], limit: int) -> list[Where]:
+    """The places that are too many when there is room for ``limit``."""
+    return sorted(tallies, key=rank)[limit:]
+
+
+def rank(where: Where) -> tuple[bool, int, Where]:
+    """The order in which places get room."""
+    return not where[2], crc32("/".join(where).encode()), where
