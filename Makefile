@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test check fmt train train-smoke evaluate bench-smoke bench-stream lock clean
+.PHONY: help setup setup-all demo test test-kafka check fmt train train-smoke evaluate bench-smoke bench-stream lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,8 +26,11 @@ setup-all: $(VENV)/all.stamp  ## the same plus tests, training and bench
 demo: setup  ## start the embedded stack, feed it a simulated shop with incidents, report what was found
 	$(BIN)/radar demo
 
-test: setup-all  ## all tests
-	$(BIN)/python -m pytest
+test: setup-all  ## all tests but those on Apache Kafka
+	$(BIN)/python -m pytest -m 'not kafka'
+
+test-kafka: setup-all  ## minutes: the tests on Apache Kafka itself (Java 17, Maven); says why where it skips them
+	$(BIN)/python -m pytest -m kafka -rs
 
 check: setup-all  ## ruff and mypy (strict)
 	$(BIN)/ruff check .

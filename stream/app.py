@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import faust
+from faust.tables import TableManager
 from faust.types import TP
 from mode.supervisors import CrashingSupervisor
 
@@ -50,6 +51,14 @@ CHANGELOG = {
 }
 
 
+class Tables(TableManager):  # type: ignore[misc]
+    """Faust's, without its pause of a second for tables that come late: ours are there."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class Radar:
     """A Faust app and the lanes it feeds."""
 
@@ -80,6 +89,7 @@ class Radar:
             broker=";".join(f"kafka://{address}" for address in settings.brokers),
             broker_credentials=faust_credentials(settings),
             store="memory://",
+            TableManager=Tables,
             key_serializer="raw",
             value_serializer="raw",
             autodiscover=False,

@@ -312,6 +312,33 @@ def alerts(since: str | None, kind: str | None, state: str | None, follow: bool,
 
 
 @main.command()
+@click.option("--canonical", is_flag=True, help="Every row, one JSON object a line, in an order of its own.")
+@click.option("--table", "tables", multiple=True, help="Only this table; may be given several times.  [default: all]")
+@click.option("-o", "--output", "file", type=click.File("wb", lazy=True), default="-", help="[default: stdout]")
+def dump(canonical: bool, tables: tuple[str, ...], file: Any) -> None:
+    """Everything concluded so far: rows and SHA-256 of each table, or with --canonical all of it.
+
+    Two runs over the same topics give the same bytes, whatever happened on the way, and so the same sums. Works while
+    the stack runs and after it stopped (then from its directory).
+    """
+    from stream import dump as room
+
+    if unknown := set(tables) - set(room.TABLES):
+        raise click.UsageError(f"no table {', '.join(sorted(unknown))}; there are {', '.join(room.TABLES)}")
+
+    async def work() -> None:
+        wanted = tables or tuple(room.TABLES)
+        if canonical:
+            async for _, line in room.canonical(Settings(), wanted):
+                file.write(line)
+            return
+        for table, rows, digest in await room.sums(Settings(), wanted):
+            file.write(f"{digest}  {rows:>9}  {table}\n".encode())
+
+    run(work())
+
+
+@main.command()
 @click.option("--apply", is_flag=True, help="Create what is missing: Kafka topics and ClickHouse tables.")
 def schema(apply: bool) -> None:
     """Print the ClickHouse DDL; with --apply create the topics and tables on the servers of the settings."""

@@ -208,7 +208,7 @@ class Lane:
             "position": self._positions.get(self._source, 0),
             "saved": self._saved.get(self._source, 0),
             "watermark": self._processor.watermark,
-            "queued": self._queue.qsize(),
+            "queued": self._queue.qsize() + (self._positions != self._saved),  # what was taken waits to be durable
             "stalled_seconds": round(self.stalled_seconds, 1),
         }
 
@@ -253,7 +253,7 @@ class Lane:
         now = time.monotonic()
         self._effects.merge(self._processor.tick(now - self._last_block, now - self._last_tick))
         self._last_tick = now
-        if self._unacked or self._effects.messages or self._effects.rows:
+        if self._positions != self._saved or self._unacked or self._effects.messages or self._effects.rows:
             await self.checkpoint()
 
     async def checkpoint(self) -> None:

@@ -1,7 +1,7 @@
 """What the workers of this machine say of themselves: the files ``<home>/worker-<n>.json``.
 
 Each holds, per lane, what was counted, the next offset, the offset up to which everything is durable, the watermark
-and the blocks that wait. Progress displays and the accounting of a replay read them; results never do.
+and the blocks that are not durable yet. Progress displays and the accounting of a replay read them; results never do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stream.events import SOURCES
 from stream.settings import Settings
 
 Lanes = dict[str, dict[str, int]]
-PLACES = ("position", "saved", "watermark", "queued")  # what is not a count
+PLACES = ("position", "saved", "watermark", "queued", "stalled_seconds")  # what is not a count
 
 
 def read_lanes(settings: Settings) -> Lanes:

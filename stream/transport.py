@@ -19,13 +19,15 @@ Changelog topics keep Faust's record-by-record path.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -125,18 +127,53 @@ class BlockThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         max_records: int | None = None,
     ) -> Any:
         fetcher = consumer._fetcher
-        if not self.consumer.flow_active or not fetcher._records:
+        if not self.consumer.flow_active or consumer._closed or fetcher._closed:
             return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        subscriptions = fetcher._subscriptions
+        with subscriptions.fetch_context():
+            if subscriptions.reassignment_in_progress:
+                await subscriptions.wait_for_assignment()
+            fetched = self._parsed(fetcher, active_partitions)
+            if not fetched and not fetcher._records:
+                waiter = fetcher._create_fetch_waiter()
+                await asyncio.wait([waiter], timeout=timeout)
+                if waiter.done():
+                    waiter.result()  # an authorisation error, say
+                else:
+                    waiter.cancel()
+                fetched = self._parsed(fetcher, active_partitions)
+        return fetched or await super()._fetch_records(consumer, active_partitions, 0, max_records)
+
+    def _parsed(self, fetcher: Any, active: set[TP]) -> dict[TP, list[Any]]:
+        """The records of fetched answers for topics of blocks, each answer as a whole."""
+        fetched: dict[TP, list[Any]] = {}
         limits = self.consumer.limits
-        for tp, result in fetcher._records.items():
-            if tp.topic in limits and isinstance(result, FetchResult) and result.has_more():
-                result._partition_records._consumer_record = _as_parsed
-        fetched = await super()._fetch_records(consumer, active_partitions, 0, max_records)
-        return fetched or await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        for tp, result in list(fetcher._records.items()):
+            if tp.topic in limits and tp in active and isinstance(result, FetchResult):
+                records = _parse(result._partition_records) if result.check_assignment(tp) else []
+                if result.has_more():
+                    result._update_position()
+                del fetcher._records[tp]
+                fetcher._notify(fetcher._wait_consume_future)
+                if records:
+                    fetched[tp] = records
+        return fetched
 
 
-def _as_parsed(tp: TP, record: Any) -> Any:
-    return record
+def _parse(answer: PartitionRecords) -> list[Any]:
+    """What aiokafka's ``PartitionRecords`` yields, but a record batch at a time. (Transactions are read uncommitted.)"""
+    records: list[Any] = []
+    while answer._records.has_next():
+        batch = answer._records.next_batch()
+        if answer._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException(f"Invalid CRC - {answer._tp}")
+        if not batch.is_control_batch:
+            found = list(batch)
+            if found and found[0].offset < answer.next_fetch_offset:
+                found = [record for record in found if record.offset >= answer.next_fetch_offset]
+            records += found
+        answer.next_fetch_offset = batch.next_offset
+    return records
 
 
 class BlockConsumer(driver.Consumer):  # type: ignore[misc]

@@ -32,7 +32,7 @@ async def serve(settings: Settings) -> int:
     settings.home.mkdir(parents=True, exist_ok=True)
     ready = settings.home / f"worker-{index}.ready"
     ready.unlink(missing_ok=True)
-    await asyncio.to_thread(warm_up)
+    warming = asyncio.create_task(asyncio.to_thread(warm_up))  # while the group forms
     scorer = await open_scorer(settings)
     radar = create_app(settings, scorer)
     await radar.catalog.start()
@@ -46,6 +46,7 @@ async def serve(settings: Settings) -> int:
     status = asyncio.create_task(keep_status(radar, counts, ready))
     try:
         await radar.app.start()
+        await warming
         crash = asyncio.create_task(radar.app.wait_until_stopped())
         await asyncio.wait({crash, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     finally:

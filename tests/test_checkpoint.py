@@ -131,6 +131,20 @@ def test_a_save_that_ends_after_the_partition_has_moved_spoils_nothing(
     asyncio.run(work())
 
 
+async def test_a_save_that_ends_after_the_partition_has_moved_takes_nothing_from_the_next_owner() -> None:
+    """It replaces pieces that an owner before both wrote, and those the next owner still names."""
+    table = Table()
+    await owner(table).save({"clicks": 1}, {"a": b"12", "b": b"34"})
+    old = owner(table)
+    heir = Table(table.log)
+    checkpoints = owner(heir)
+    begun = len(table.log)
+    await old.save({"clicks": 2}, {"a": b"56", "b": None})
+    await checkpoints.save({"clicks": 1}, {"c": b"78"})
+    heir.log += table.log[begun:]
+    assert restored(heir.log) == ({"clicks": 1}, {"a": b"12", "b": b"34", "c": b"78"})
+
+
 async def test_the_changelog_uses_its_keys_again() -> None:
     table = Table()
     checkpoints = owner(table)

@@ -75,7 +75,8 @@ def test_ports_are_on_loopback(name: str) -> None:
 def test_passwords_come_from_the_environment_alone(name: str) -> None:
     environment = SERVICES[name].get("environment", {})
     secrets = {key: value for key, value in environment.items() if re.search("PASSWORD|SECRET|TOKEN|KEY", key)}
-    assert all(re.fullmatch(r"\$\{RADAR_CLICKHOUSE_PASSWORD:\?[^}]+\}", value) for value in secrets.values())
+    given = r"\$\{(RADAR_CLICKHOUSE_PASSWORD:\?[^}]+|RADAR_SASL_PASSWORD:-|RADAR_KEY_FILE:-)\}"
+    assert all(re.fullmatch(given, value) for value in secrets.values())
     assert bool(secrets) == (name in {"clickhouse", "worker", "init"})
 
 
@@ -137,4 +138,4 @@ def test_the_example_names_every_variable_and_no_secret() -> None:
     )
     used = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     assert used | {"COMPOSE_PROFILES"} == set(example)
-    assert example["RADAR_CLICKHOUSE_PASSWORD"] == ""
+    assert example["RADAR_CLICKHOUSE_PASSWORD"] == example["RADAR_SASL_PASSWORD"] == ""

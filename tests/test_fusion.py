@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from stream.agents.clicks import Clicks
 from stream.agents.fusion import Fusion, quote
+from stream.recommend.catalogue import Catalogue, Product
 from stream.records import Window
 from stream.settings import Settings
 from stream.transport import Block
@@ -35,7 +37,7 @@ Message = dict[str, Any]
 
 class Record:
     def __init__(self, offset: int, message: Message) -> None:
-        self.offset, self.value = offset, orjson.dumps(message)
+        self.offset, self.timestamp, self.value = offset, 10**14, orjson.dumps(message)
 
 
 # What source lanes send
@@ -85,11 +87,8 @@ class Shop:
             times = sorted(dice.randrange(25 * MINUTE) for _ in range(120))
             times += [dice.randrange(14 * MINUTE, 16 * MINUTE) for _ in range(12)]  # the incident
             delays = [dice.choice([0, 0, 1_000, 70_000, 150_000, 400_000]) for _ in times]
-            arrivals = sorted(
-                ((START + ts + delay, START + ts, START + 14 * MINUTE <= START + ts < START + 16 * MINUTE))
-                for ts, delay in zip(times, delays, strict=True)
-            )
-            events = [(ts, bad, dice.choice(["p1", "p1", "p2"])) for _, ts, bad in arrivals]
+            arrivals = sorted((ts + delay, ts) for ts, delay in zip(times, delays, strict=True))
+            events = [(START + ts, 14 <= ts // MINUTE < 16, dice.choice(["p1", "p1", "p2"])) for _, ts in arrivals]
             self.sent[source] = self._clicks(events) if source == "clicks/0" else self._texts(source, events, dice)
 
     def _counts(self, ts: int, mark: int, product: str, counts: Mapping[str, int]) -> bool:
@@ -104,31 +103,18 @@ class Shop:
 
     def _texts(self, source: str, events: list[tuple[int, bool, str]], dice: random.Random) -> list[Message]:
         clock, messages, told = Watermark(SETTINGS.lateness_ms), [], 0
-        copies = [(event, False) for event in events]
-        for place in dice.sample(range(len(copies)), 10):  # second deliveries
-            copies.insert(min(len(copies), place + dice.randrange(1, 20)), (copies[place][0], True))
-        numbers: dict[Any, int] = {}
-        for offset, (event, _) in enumerate(copies):
-            ts, bad, product = event
+        for place in dice.sample(range(len(events)), 10):  # second deliveries
+            events.insert(place + dice.randrange(1, 20), events[place])
+        first: dict[tuple[int, bool, str], int] = {}
+        for offset, (ts, bad, product) in enumerate(events):
             before = clock.value
             clock.observe([_Event(ts)])
-            number = numbers.setdefault(event, offset)
+            number = first.setdefault((ts, bad, product), offset)
             aspects = text(source, 0, ts)["aspects"] if bad else []
-            demands = [{"demand": "restock", "prob": 0.8, "evidence": []}] if dice.random() < 0.1 else []
-            if number != offset:  # what a second delivery says does not count
-                demands = []
-            elif (
-                self._counts(
-                    ts,
-                    before,
-                    product,
-                    {"reviews" if source == "reviews/0" else "chats": 1}
-                    | ({"negative/packaging": 1} if bad else {})
-                    | ({"demand/restock": 1} if demands else {}),
-                )
-                is False
-            ):
-                numbers.pop(event)
+            demands = [{"demand": "restock", "prob": 0.8, "evidence": []}] * (dice.random() < 0.1)
+            counts = {"reviews" if source == "reviews/0" else "chats": 1, "negative/packaging": len(aspects)}
+            if number == offset and not self._counts(ts, before, product, counts | {"demand/restock": len(demands)}):
+                del first[ts, bad, product]
             words = {"text": "包装太差大家别买"} if bad and self.seed % 2 else {}
             messages.append(
                 text(source, offset, ts, before, signal_id=f"{source}-{number}", event_id=f"{source}-{number}",
@@ -262,26 +248,19 @@ def test_only_the_sequence_of_each_source_counts(seed: int, chance: int) -> None
 def test_the_newest_rows_hold_every_event_that_was_not_too_late_once(seed: int) -> None:
     shop = Shop(seed, random.Random(1))
     windows, alerts, counts = run(interleave(shop.sent.values(), random.Random(2)))
-    found = {}
-    for (start, scope, product, category), row in newest(windows).items():
-        assert (scope, category) == ("product", "c")
-        labels = dict(zip(row["label"], row["label_count"], strict=True))
-        found[start, product] = Counter({name: row[name] for name in Window._fields[5:-2]} | labels)
+    found = {
+        (row["pane_start"], row["product_id"]): row | dict(zip(row["label"], row["label_count"], strict=True))
+        for row in newest(windows).values()
+    }
+    assert set(found) == set(shop.counted)
     for place, expected in shop.counted.items():
-        assert {name: found[place][name] for name in expected} == expected
-    assert sum(row["reviews"] + row["chats"] for row in found.values()) == counts["texts"] + _late_texts(counts, shop)
-    assert len(found) == len(shop.counted)
+        assert {name: found[place].get(name, 0) for name in expected} == expected
     # and the shop has what this is about
     assert shop.late > shop.dropped > 0
     assert max(place[-1] for place in windows) >= 2
     assert counts["redelivered"] > 0
     assert {"open", "resolved"} <= {row["state"] for row in alerts}
     assert any(row["note"] for row in alerts if row["state"] == "resolved") == (seed % 2)
-
-
-def _late_texts(counts: Counter[str], shop: Shop) -> int:
-    texts = sum(counted["reviews"] + counted["chats"] for counted in shop.counted.values())
-    return texts - counts["texts"]
 
 
 # Late texts
@@ -328,6 +307,25 @@ def test_what_comes_late_twice_counts_once() -> None:
     assert counts["redelivered"] == 3
 
 
+def live(source: str, ts: int, idle: bool = False) -> Message:
+    return mark(source, ts) | {"idle": idle, "replay": False}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_clock_runs_past_a_silent_source_what_it_says_is_a_correction(seed: int) -> None:
+    now = START + 10 * MINUTE
+    messages = [
+        live("a", now),
+        live("b", now - 5 * MINUTE, idle=True),
+        text("b", 1, now - MINUTE, now - 5 * MINUTE),
+        text("b", 2, now - 4 * MINUTE, now - 5 * MINUTE),
+        live("a", now + MINUTE),
+    ]
+    windows, _, counts = run(messages, sources=["a", "b"], dice=random.Random(seed), restarts=True)
+    assert [(place[0], place[-1]) for place in windows] == [(now - MINUTE, 1)]
+    assert counts["dropped_late"] > 0
+
+
 # Behaviour
 
 
@@ -345,6 +343,38 @@ def test_behaviour_of_all_click_lanes_adds_up_and_speaks_for_demands() -> None:
     assert found == {("p1", "return_refund"): (8, 1), ("p2", "restock"): (12, 1)}
 
 
+@pytest.mark.parametrize("cut", [1, 2, 100])
+def test_a_click_that_comes_late_corrects_its_product_and_its_category(cut: int) -> None:
+    """The click lane and this one together."""
+    settings = SETTINGS.model_copy(update={"partitions": 1})
+    catalogue = Catalogue()
+    catalogue.upsert(Product("p1", "耳机", "数码", price=100.0, stock=1))
+
+    def click(number: int, ts: int, action: str = "view") -> Message:
+        return {"event_id": f"e{number}", "ts": ts, "user_id": "u", "session_id": "s", "action": action,
+                "product_id": "p1", "price": 99.5}  # fmt: skip
+
+    now = START + 2 * MINUTE
+    arrivals = [click(1, START), click(2, now + 30_000), click(3, START + 1_000, "return"), click(1, START)]
+    arrivals += [click(4, START + MINUTE), click(5, now + 10_000), {"heartbeat": START + FAR, "replay": True}]
+    records = [Record(offset, value) for offset, value in enumerate(arrivals)]
+    lane, messages = Clicks(0, settings, catalogue), []
+    for start in range(0, len(records), cut):
+        effects = asyncio.run(lane.process(Block("clicks", 0, records[start : start + cut])))
+        messages += [message for topic, _, message, _ in effects.messages if topic == "signals"]
+    windows, _, _ = run(messages, settings, ["clicks/0"])
+    for place in (("product", "p1", "数码"), ("category", "", "数码")):
+        rows = {((at - START) // MINUTE, revision): row for (at, *where, revision), row in windows.items()
+                if tuple(where) == place}  # fmt: skip
+        found = {key: (row["views"], row["returns"], row["price_cents"], row["priced"]) for key, row in rows.items()}
+        assert found == {
+            (0, 0): (1, 0, 9_950, 1),
+            (0, 1): (1, 1, 19_900, 2),
+            (1, 1): (1, 0, 9_950, 1),
+            (2, 0): (2, 0, 19_900, 2),
+        }
+
+
 def test_behaviour_of_a_category_goes_to_the_table_alone() -> None:
     message = panes("clicks/0", [START, 0], START, {("", "c"): {"returns": 50}}) | {"scope": "category"}
     windows, alerts, _ = run([message, mark("clicks/0", START + MINUTE)], sources=["clicks/0"])
@@ -356,7 +386,6 @@ def test_the_columns_of_a_row_are_those_of_the_record() -> None:
     windows, _, _ = run([text("r", 1, START), mark("r", START + MINUTE)], sources=["r"])
     (row,) = windows.values()
     assert tuple(row) == Window._fields
-    assert Window._fields[5:-2] == (*PANE_FEATURES, *TEXT_FEATURES)
 
 
 # Alerts

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from test_sinks_rows import LONE_SURROGATE, T0, alert, one_of_each, signal
+from test_sinks_rows import LONE_SURROGATE, T0, alert, one_of_each, signal, window
 
 from stream.sinks.base import SinkRejected, SinkUnavailable
 from stream.sinks.chdb import ChdbSink, query_directory
@@ -111,6 +111,19 @@ async def test_an_analyst_counts_negative_aspects_per_product_and_hour(sink: Chd
     )
     assert [(row["product_id"], row["aspect"], row["texts"]) for row in found] == [
         (f"p{n}", "packaging", 2) for n in range(5)
+    ]
+
+
+async def test_the_highest_revision_of_a_window_wins_whatever_the_order_of_writing(sink: ChdbSink) -> None:
+    for revision, views in ((0, 7), (2, 9), (1, 8)):
+        await sink.write("windows", [window(revision=revision, views=views), window(2)])
+    assert await sink.query(
+        """SELECT product_id, sum(views) AS views, max(revision) AS revision, sum(n) AS texts
+           FROM windows ARRAY JOIN label AS l, label_count AS n WHERE scope = 'product' AND l = 'negative/packaging'
+           GROUP BY product_id ORDER BY product_id"""
+    ) == [
+        {"product_id": "p1", "views": 9, "revision": 2, "texts": 2},
+        {"product_id": "p2", "views": 7, "revision": 0, "texts": 2},
     ]
 
 

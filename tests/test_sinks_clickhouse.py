@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from servers import LoweredSink, Server, needs_clickhouse, start_clickhouse
 from test_sinks_chdb import StoreProcess, free_port
-from test_sinks_rows import LONE_SURROGATE, T0, alert, one_of_each, signal
+from test_sinks_rows import LONE_SURROGATE, T0, alert, one_of_each, signal, window
 
 from stream.sinks.base import SinkRejected, SinkUnavailable
 from stream.sinks.chdb import ChdbSink
@@ -74,6 +74,16 @@ async def test_the_newest_state_of_an_alert_wins(sink: LoweredSink) -> None:
         {"alert_id": "a1", "state": "open"},
     ]
     assert await sink.query("SELECT count() AS n FROM alert_transitions") == [{"n": 3}]
+
+
+@needs_clickhouse
+@pytest.mark.stack
+async def test_the_highest_revision_of_a_window_wins(sink: LoweredSink) -> None:
+    for revision, views in ((0, 7), (2, 9), (1, 8)):
+        await sink.write("windows", [window(revision=revision, views=views)])
+    assert await sink.query("SELECT views, dwell_ms, label_count FROM windows") == [
+        {"views": 9, "dwell_ms": 5_000_000_000, "label_count": [1, 2]}
+    ]
 
 
 @needs_clickhouse

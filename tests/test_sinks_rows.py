@@ -13,6 +13,8 @@ import pytest
 from stream import records
 from stream.sinks import open_sink, refusals, rows
 from stream.sinks.base import SinkRejected, SinkUnavailable
+from stream.windows.behaviour import PANE_FEATURES
+from stream.windows.tallies import TEXT_FEATURES
 
 T0 = 1_388_534_400_123  # 2014-01-01T00:00:00.123Z
 LONE_SURROGATE = "half \ud83d"
@@ -76,6 +78,43 @@ def alert(n: int = 0, **changes: Any) -> dict[str, Any]:
     return records.to_dict(record) | changes
 
 
+def session(n: int = 1) -> records.Session:
+    return records.Session(
+        session_key=f"u{n}/1",
+        user_id=f"u{n}",
+        session_id="s1",
+        started_at=T0,
+        ended_at=T0 + 60_000,
+        events=14,
+        views=9,
+        dwell_ms=41_000,
+        searches=2,
+        empty_searches=1,
+        carts=1,
+        uncarts=0,
+        favorites=1,
+        checkouts=0,
+        purchases=0,
+        returns=0,
+        abandoned=1,
+        price_low=9.5,
+        price_high=1299.0,
+        compared=2,
+        products=["p1", "p2"],
+        chats=2,
+        demands=["discount", "restock"],
+        sentiment=-0.25,
+        intent="comparing",
+        cut=False,
+    )
+
+
+def window(n: int = 1, revision: int = 0, views: int = 7) -> dict[str, Any]:
+    counts = dict.fromkeys(records.Window._fields[5:-2], 0) | {"views": views, "dwell_ms": 5_000_000_000, "reviews": 3}
+    place = {"pane_start": T0, "scope": "product", "product_id": f"p{n}", "category": "kettles", "revision": revision}
+    return place | counts | {"label": ["demand/restock", "negative/packaging"], "label_count": [1, 2]}
+
+
 def one_of_each() -> dict[str, dict[str, Any]]:
     return {
         "signals": signal(1),
@@ -92,9 +131,8 @@ def one_of_each() -> dict[str, dict[str, Any]]:
                 "why",
             )
         ),
-        "sessions": records.to_dict(
-            records.Session("u1/1", "u1", "s1", T0, T0 + 60_000, 9, 2, 1, 1, 0, ["p1", "p2"], "comparing")
-        ),
+        "sessions": records.to_dict(session()),
+        "windows": window(),
         "deadletters": records.to_dict(records.DeadLetter("clicks", 1, 42, "not JSON", "{,")),
     }
 
@@ -119,7 +157,7 @@ def test_public_name_is_a_view_that_sees_each_row_once(name: str) -> None:
 
 def test_nothing_expires_by_event_time() -> None:
     ttls = [line for s in rows.ddl() for line in s.splitlines() if line.startswith("TTL")]
-    assert len(ttls) == 4
+    assert len(ttls) == 5
     assert all(line.startswith("TTL ingested_at ") for line in ttls)
 
 
@@ -137,6 +175,17 @@ def test_signal_arrays_run_in_parallel() -> None:
 def test_an_open_alert_has_no_closing_time() -> None:
     assert rows.alert(alert())["closed_at"] is None
     assert rows.alert(alert(closed_at=T0))["closed_at"] == datetime(2014, 1, 1, 0, 0, 0, 123_000, UTC)
+
+
+def test_a_session_or_window_of_another_shape_is_refused() -> None:
+    for name, record in (("sessions", records.to_dict(session())), ("windows", window())):
+        del record["views"]
+        with pytest.raises(SinkRejected, match="row 1 of 1: KeyError"):
+            refusals.to_columns(rows.table(name), [record])
+
+
+def test_the_counts_of_windows_are_those_of_the_lanes_in_their_order() -> None:
+    assert records.Window._fields[5:-2] == (*PANE_FEATURES, *TEXT_FEATURES)
 
 
 @pytest.mark.parametrize("ms", [0, 1, 999, 1_700_000_000_001, 4_102_444_800_999])

@@ -1,4 +1,4 @@
-"""Event time: watermarks and panes depend on the events, not on how they are cut or interleaved."""
+"""Event time: watermarks depend on the events, not on how they are cut or interleaved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.events import Heartbeat
-from stream.windows.panes import Panes
 from stream.windows.watermark import BEGINNING, MinWatermark, Watermark
 
 
@@ -82,33 +81,3 @@ def test_the_joint_clock_never_goes_back(reports: list[tuple[str, int, bool, boo
         value = clock.report(*report)
         assert value >= last
         last = value
-
-
-@given(st.lists(st.tuples(st.integers(0, 999), st.sampled_from("xy")), max_size=60), st.randoms(use_true_random=False))
-def test_panes_hold_the_same_in_any_order(stream: list[tuple[int, str]], random: object) -> None:
-    def fill(order: list[tuple[int, str]]) -> list[tuple[int, dict[str, list[int]]]]:
-        panes: Panes[str, list[int]] = Panes(100, lambda: [0])
-        for ts, key in order:
-            cell = panes.cell(ts, key)
-            assert cell is not None
-            cell[0] += 1
-        return [(start, dict(sorted(cells.items()))) for start, cells in panes.close(1_000)]
-
-    shuffled = list(stream)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert fill(shuffled) == fill(stream)
-
-
-def test_a_closed_pane_refuses_and_an_event_at_its_end_belongs_to_the_next() -> None:
-    panes: Panes[str, list[int]] = Panes(100, lambda: [0])
-    assert panes.cell(99, "x") is not None
-    assert [start for start, _ in panes.close(100)] == [0]
-    assert panes.cell(99, "x") is None
-    assert panes.cell(100, "x") is not None
-    assert list(panes.close(199)) == []
-
-
-def test_the_newest_pane_is_told_even_when_empty() -> None:
-    panes: Panes[str, list[int]] = Panes(100, lambda: [0])
-    panes.cell(50, "x")
-    assert [start for start, _ in panes.close(1_000)] == [0, 900]

@@ -43,6 +43,7 @@ class Run:
     begun: float = 0.0
     ended: float = 0.0
     cpu: float = 0.0
+    closed: float = 0.0
 
     def __post_init__(self) -> None:
         self.left = self.events
@@ -64,6 +65,10 @@ class Run:
             self.ended = time.perf_counter()
             self.cpu += time.process_time()
 
+    def close(self) -> None:
+        """Every window is closed and saved, where a peer does that at the end of its input."""
+        self.closed = time.perf_counter()
+
     def report(self, peer: str, package: str, sessions: int | None = None, panes: int | None = None) -> None:
         """The line that the harness reads. ``sessions`` and ``panes`` were closed or are held; None: it makes none."""
         taken, seconds = sum(self.positions), self.ended - self.begun
@@ -77,6 +82,7 @@ class Run:
             "sessions": sessions,
             "panes": panes,
             "positions": self.positions,
+            "closed_events_per_s": round(taken / (self.closed - self.begun), 1) if self.closed else None,
         }
         print(json.dumps(figures), flush=True)
 

@@ -9,6 +9,7 @@ stream buffers, batches for the changelog, a producer buffer ten times as large.
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +19,13 @@ from faust.types import EventT
 from bench.peers import GAP_MS, PANE_MS, Run, asked
 
 
-async def work(run: Run) -> tuple[int, int]:
+async def work(run: Run, home: str) -> tuple[int, int]:
     """Sessions begun and panes opened."""
     app = faust.App(
         "faust-stock",
         broker=f"kafka://{run.broker}",
         store="memory://",
+        datadir=home,
         topic_partitions=len(run.positions),
         topic_replication_factor=1,
         topic_disable_leader=True,
@@ -86,7 +88,9 @@ async def work(run: Run) -> tuple[int, int]:
 
 def main() -> None:
     run = asked()
-    run.report("faust_stock", "faust-streaming", *asyncio.run(work(run)))
+    with tempfile.TemporaryDirectory() as home:
+        sessions, panes = asyncio.run(work(run, home))
+    run.report("faust_stock", "faust-streaming", sessions, panes)
 
 
 if __name__ == "__main__":

@@ -421,8 +421,6 @@ class Clicks:
         self._products.refresh()
         self._sessions.load(segments)
         for start, number, data in in_order(segments, "pane/"):
-            pane = self._panes.at(int(start))
-            pane.load(data)
-            pane.log.seen(number, len(data))
+            self._panes.at(int(start)).load(number, data)
         self._counted.load(segments)
         self._chats.load(segments, self._joint.value)

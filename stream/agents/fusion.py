@@ -108,6 +108,8 @@ class Fusion:
                 effects.counts[self._handlers[message["kind"]](message, effects)] += 1
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
                 effects.rejects.append(Reject(record.offset, f"not a signal: {error!r}", record.value or b""))
+            if self._clock.value >= self._closed_to + self._length:
+                self._advance(effects)
         effects.counts["records"] += len(block)
         return effects
 
@@ -121,7 +123,6 @@ class Fusion:
 
     def _watermark(self, message: Message, effects: Effects) -> str:
         self._clock.report(message["source"], message["ts"], message["idle"], message["replay"])
-        self._advance(effects)
         return "watermarks"
 
     def _text(self, message: Message, effects: Effects) -> str:
@@ -194,8 +195,6 @@ class Fusion:
         """Pass the boundaries up to the joint watermark, one after the other; those where nothing happens but the last
         are left out."""
         last = self._floor(self._clock.value)
-        if last <= self._closed_to:
-            return
         ends = {start + self._length for start in self._panes if self._closed_to <= start < last}
         for end in sorted({last, *ends, *(due for due in self._late if due < last)}):
             self._closed_to = end

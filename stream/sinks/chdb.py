@@ -191,9 +191,11 @@ class Store:
         try:
             return web.Response(body=await self._in_thread(directory.run, sql, database, format))
         except ChdbError as error:
-            code = re.match(r"Code: (\d+)", str(error))
+            text, code = str(error), re.match(r"Code: (\d+)", str(error))
             headers = {"X-ClickHouse-Exception-Code": code[1]} if code else {}
-            return web.Response(status=400 if code else 500, text=f"{error}\n", headers=headers)
+            if code and int(code[1]) in refusals.DISK:
+                text = f"{code[0]}. Cannot write in {self.path.absolute()}: {text}"
+            return web.Response(status=400 if code else 500, text=f"{text}\n", headers=headers)
 
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)

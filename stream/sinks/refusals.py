@@ -13,6 +13,8 @@ import orjson
 from stream.sinks.base import Row, SinkError, SinkRejected, SinkUnavailable
 from stream.sinks.rows import Columns, Table
 
+#: A full disk: NOT_ENOUGH_SPACE and, where that was not foreseen, CANNOT_WRITE_TO_FILE_DESCRIPTOR.
+DISK = frozenset({243, 75})
 #: Overload, lost peers, full disks, restarts. Names: system.errors of ClickHouse.
 NOT_NOW = frozenset({
     159,  # TIMEOUT_EXCEEDED
@@ -23,19 +25,21 @@ NOT_NOW = frozenset({
     210,  # NETWORK_ERROR
     241,  # MEMORY_LIMIT_EXCEEDED
     242,  # TABLE_IS_READ_ONLY
-    243,  # NOT_ENOUGH_SPACE
     252,  # TOO_MANY_PARTS
     285,  # TOO_FEW_LIVE_REPLICAS
     319,  # UNKNOWN_STATUS_OF_INSERT
     394,  # QUERY_WAS_CANCELLED
     425,  # SYSTEM_ERROR
     999,  # KEEPER_EXCEPTION
+    *DISK,
 })  # fmt: skip
 
 
 def refusal(code: int, text: str) -> SinkError:
     """The exception for a server's error ``code`` and message."""
     summary = " ".join(text.partition("Stack trace:")[0].split())[:1_000]
+    if code in DISK:
+        summary += " Make room on the disk of the store: what waits is written then."
     return SinkUnavailable(summary) if code in NOT_NOW else SinkRejected(summary)
 
 

@@ -103,7 +103,7 @@ class Products:
 
 def grown(array: npt.NDArray[Any], rows: int, fill: Any = 0) -> npt.NDArray[Any]:
     """A copy with room for ``rows`` rows and some more."""
-    size = max(rows, len(array) * 3 // 2, 64)
+    size = max(rows, len(array) * 9 // 8, 64)
     bigger = np.full((size, *array.shape[1:]), fill, array.dtype)
     bigger[: len(array)] = array
     return bigger
@@ -122,7 +122,7 @@ class Pane:
         self.counts: npt.NDArray[np.uint32] = np.zeros((0, len(COUNTS)), np.uint32)
         self.sums: Longs = np.zeros((0, len(SUMS)), np.int64)
         self.log = Log(f"pane/{start}")
-        self._touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._changed: Ints = np.zeros(0, np.int32)  # number of the segment that a row was or will be written in
         self._row: Ints = np.zeros(0, np.int32)  # by product number, -1: none
 
     def _rows(self, products: Ints) -> tuple[Longs, npt.NDArray[np.bool_]]:
@@ -142,13 +142,13 @@ class Pane:
         fits = found >= 0
         rows = found[fits].astype(np.int64)
         self.overflow += len(products) - len(rows)
-        self._touched[rows] = True
+        self._changed[rows] = self.log.next
         return rows, fits
 
     def _grow(self, size: int) -> None:
         if size > len(self.products):
             self.products, self.counts = grown(self.products, size), grown(self.counts, size)
-            self.sums, self._touched = grown(self.sums, size), grown(self._touched, size)
+            self.sums, self._changed = grown(self.sums, size), grown(self._changed, size, -1)
 
     def count(self, products: Ints, features: npt.NDArray[Any]) -> None:
         """One more of ``COUNTS[features[i]]`` for each of ``products[i]``."""
@@ -170,27 +170,27 @@ class Pane:
         self.products[: self.size] = new[self.products[: self.size]]
         self._row = np.full(int(self.products[: self.size].max(initial=0)) + 1, -1, np.int32)
         self._row[self.products[: self.size]] = np.arange(self.size)
-        self._touched[: self.size] = True
+        self._changed[: self.size] = self.log.next
 
     def dump(self) -> dict[str, bytes | None]:
         """The rows that changed since the last call."""
-        rows = np.flatnonzero(self._touched[: self.size])
-        if not len(rows):
+        changed = self._changed[: self.size]
+        if not (changed == self.log.next).any():
             return {}
-        self._touched[:] = False
-        if not self.log.due():
-            return self.log.append(self._packed(rows))
-        return self.log.fold(self._packed(np.arange(self.size)))
+        since = 0 if self.log.due() else self.log.since()
+        return self.log.append(self._packed(np.flatnonzero(changed >= since)), since)
 
     def _packed(self, rows: npt.NDArray[Any]) -> bytes:
         return pack({}, [rows.astype(np.int32), self.products[rows], self.counts[rows], self.sums[rows]])
 
-    def load(self, data: bytes) -> None:
+    def load(self, number: int, data: bytes) -> None:
         """Apply a segment; they come in order."""
+        self.log.seen(number, len(data))
         _, (rows, products, counts, sums) = unpack(data)
         self.size = max(self.size, int(rows.max(initial=-1)) + 1)
         self._grow(self.size)
         self.products[rows], self.counts[rows], self.sums[rows] = products, counts, sums
+        self._changed[rows] = number
         most = int(products.max(initial=-1)) + 1
         if most > len(self._row):
             self._row = grown(self._row, most, -1)

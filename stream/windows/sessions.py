@@ -29,6 +29,7 @@ from stream.events import ACTIONS
 from stream.recommend.intent import INTENTS
 from stream.records import content_id
 from stream.windows.behaviour import DWELL_MS, NONE, Ints, Longs, Products, grown
+from stream.windows.index import Index
 
 REMEMBERED: Final = 12  # products of a session
 CARTED: Final = 20  # entries of a cart
@@ -36,6 +37,7 @@ COMPARED: Final = 3  # different products of one category
 WATCHED: Final = 3  # views of one product
 BUCKET_MS: Final = 10_000  # sessions are ended in steps of this; divides a pane
 SHARD_ROWS: Final = 65_536  # rows that are folded together
+BETWEEN: Final = b"\0\0"  # ids have no null bytes and are not empty
 
 #: Columns of ``counts``, by the names they have in a closed session.
 COUNTED: Final = (
@@ -126,17 +128,18 @@ class Sessions:
 
     def __init__(self, gap: int, longest: int, products: Products) -> None:
         self._gap, self._longest, self._products = gap, longest, products
-        self._row: dict[str, int] = {}
-        self._user: list[str] = []
-        self._session_id: list[str] = []
+        self._row = Index()  # by hash of the shopper
+        self._size = 0  # rows ever used
+        self._ids: npt.NDArray[np.object_] = np.zeros(0, np.object_)  # shopper and session as bytes, see _names
         self._free: list[int] = []
         self._carts: dict[int, list[int]] = {}
         self._buckets: dict[int, list[Longs]] = {}  # rows by the bucket in which they may end
         self._bucket: Longs = np.zeros(0, np.int64)  # the one that counts of a row
         self._alive: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._touched: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._fresh: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # since the last dump
+        self._changed: Ints = np.zeros(0, np.int32)  # number of the segment that a row was or will be written in
+        self._named: Ints = np.zeros(0, np.int32)  # the same for its ids
         self._logs: list[Log] = []
+        self._next: Ints = np.zeros(0, np.int32)  # number of the segment to come, by shard
         for name, (dtype, shape, _) in COLUMNS.items():
             setattr(self, name, np.zeros((0, *shape), dtype))
 
@@ -179,7 +182,7 @@ class Sessions:
         self.high[owner] = np.fmax(self.high[owner], np.fmax.reduceat(price, starts))
         self.last[owner] = ts[ends]
         self.viewing[owner] = np.where(action[ends] == VIEW, product[ends], NONE)
-        self._touched[owner] = True
+        self._touch(owner)
 
         told = self._views(row, ts, action, product, carts_before, order)
         told += [(int(i), "empty_search") for i in np.flatnonzero(empty & ~self._has(row, "empty_search"))]
@@ -193,47 +196,49 @@ class Sessions:
 
     def _rows_of(self, batch: Batch) -> Longs:
         """The open session of each click's shopper; one is begun where there is none."""
-        get = self._row.get
-        rows = [get(user, NONE) for user in batch.users]
-        if NONE in rows:
-            places = [place for place, row in enumerate(rows) if row == NONE]
-            firsts = list({batch.users[place]: place for place in reversed(places)}.values())
-            self._begin(batch, firsts)
-            for place in places:
-                rows[place] = self._row[batch.users[place]]
-        return np.array(rows, np.int64)
+        hashes = _hashes(batch.users)
+        rows = self._row.find(hashes)
+        new = np.flatnonzero(rows == NONE)
+        if len(new):
+            firsts = np.sort(new[np.unique(hashes[new], return_index=True)[1]])
+            self._begin(batch, firsts.tolist())
+            rows[new] = self._row.find(hashes[new])
+        return rows
 
     def _begin(self, batch: Batch, places: list[int]) -> Longs:
         """Open a session at each of these clicks; the rows."""
         reused = min(len(places), len(self._free))
         rows = [self._free.pop() for _ in range(reused)]
-        rows += range(len(self._user), len(self._user) + len(places) - reused)
-        for row, place in zip(rows, places, strict=True):
-            user = batch.users[place]
-            self._row[user] = row
-            if row < len(self._user):
-                self._user[row], self._session_id[row] = user, batch.session_ids[place]
-            else:
-                self._user.append(user)
-                self._session_id.append(batch.session_ids[place])
-        if len(self._user) > len(self.started):
-            self._grow(len(self._user))
+        rows += range(self._size, self._size + len(places) - reused)
+        self._size += len(places) - reused
+        if self._size > len(self.started):
+            self._grow(self._size)
         at = np.array(rows, np.int64)
+        for row, place in zip(rows, places, strict=True):
+            self._ids[row] = f"{batch.users[place]}\0{batch.session_ids[place]}".encode()
+        self._row.put(_hashes([batch.users[place] for place in places]), at)
         for name, (_, _, empty) in COLUMNS.items():
             getattr(self, name)[at] = empty
         self.started[at] = self.last[at] = batch.ts[places]
-        self._alive[at] = self._fresh[at] = self._touched[at] = True
+        self._alive[at] = True
+        self._touch(at)
+        self._named[at] = self._changed[at]
         self._schedule(at)
         return at
 
     def _grow(self, rows: int) -> None:
         for name, (_, _, empty) in COLUMNS.items():
             setattr(self, name, grown(getattr(self, name), rows, empty))
+        self._ids = grown(self._ids, rows, None)
         self._bucket = grown(self._bucket, rows)
         self._alive = grown(self._alive, rows)
-        self._touched, self._fresh = grown(self._touched, rows), grown(self._fresh, rows)
+        self._changed, self._named = grown(self._changed, rows, -1), grown(self._named, rows, -1)
         while len(self._logs) * SHARD_ROWS < len(self.started):
             self._logs.append(Log(f"sessions/{len(self._logs)}"))
+        self._next = np.array([log.next for log in self._logs], np.int32)
+
+    def _touch(self, rows: Any) -> None:
+        self._changed[rows] = self._next[rows // SHARD_ROWS]
 
     def _cut(self, row: Any, ts: Longs) -> tuple[Longs, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """For clicks by session and time: the time of the click before, where a run of clicks of one session begins,
@@ -342,7 +347,7 @@ class Sessions:
             session = int(row[i])
             if not self.fired[session] & BIT[intent]:
                 self.fired[session] |= BIT[intent]
-                user, session_id = self._user[session], self._session_id[session]
+                user, session_id = self._names(session)
                 fired.append(Told(intent, int(order[i]), user, session_id, int(product[i]), int(ts[i])))
         return fired
 
@@ -357,14 +362,14 @@ class Sessions:
 
     def amend(self, user: str, ts: int, action: int, price: float | None, empty: bool) -> bool:
         """Count a late click in the open session that it falls into, if there is one; its order is not restored."""
-        row = self._row.get(user)
-        if row is None or not self.started[row] - self._gap <= ts <= self.last[row] + self._gap:
+        (row,) = self._row.find(_hashes([user])).tolist()
+        if row == NONE or not self.started[row] - self._gap <= ts <= self.last[row] + self._gap:
             return False
         for column in (int(COLUMN[action]), *([EMPTY] if empty else [])):
             self.counts[row, column] = min(int(self.counts[row, column]) + 1, 65_535)
         if price is not None:
             self.low[row], self.high[row] = min(self.low[row], price), max(self.high[row], price)
-        self._touched[row] = True
+        self._touch(row)
         return True
 
     # Ends
@@ -392,15 +397,15 @@ class Sessions:
         excess = len(self) - most
         if excess <= 0:
             return self._end([])
-        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
+        rows = self._row.rows()
         limit = np.partition(self.last[rows], excess - 1)[excess - 1]
-        oldest = sorted((int(self.last[row]), self._user[row], row) for row in rows[self.last[rows] <= limit].tolist())
+        oldest = sorted((int(self.last[row]), self._names(row), row) for row in rows[self.last[rows] <= limit].tolist())
         return self._end([row for _, _, row in oldest[:excess]], cut=True)
 
     def covers(self, user: str, ts: int) -> bool:
         """Whether a chat at ``ts`` belongs to the open session of its shopper."""
-        row = self._row.get(user)
-        return row is not None and ts >= int(self.started[row]) - self._gap
+        (row,) = self._row.find(_hashes([user])).tolist()
+        return row != NONE and ts >= int(self.started[row]) - self._gap
 
     def _end(self, rows: list[int], cut: bool = False) -> Taken:
         told: list[Told] = []
@@ -417,7 +422,7 @@ class Sessions:
                 self.remembered[at].tolist(), self.fired[at].tolist(), strict=True,
             )  # fmt: skip
             for i, (row, started, last, dwell, remembered, fired) in enumerate(columns):
-                user, session_id, cart = self._user[row], self._session_id[row], self._carts.pop(row, None)
+                (user, session_id), cart = self._names(row), self._carts.pop(row, None)
                 counted = dict(zip(COUNTED, counts[i], strict=True))
                 abandoned = cart is not None and not counted["purchases"]
                 if abandoned:
@@ -435,13 +440,12 @@ class Sessions:
                     "chats": 0, "demands": [], "sentiment": 0.0, "cut": cut,
                     "intent": "bought" if counted["purchases"] else _most_telling(fired),
                 })  # fmt: skip
-                if self._row.get(user) == row:
-                    del self._row[user]
-                self._user[row] = self._session_id[row] = ""
-                self._free.append(row)
+            self._row.remove(at)
+            self._free += rows
+            self._ids[at] = None
             self._bucket[at] = -1
-            self._touched[at] = True
-            self._alive[at] = self._fresh[at] = False
+            self._touch(at)
+            self._alive[at] = False
         return Taken(told, ended, left, np.zeros(0, np.int32), np.zeros(0, np.int64))
 
     def _compared(self, rows: Any) -> npt.NDArray[np.int64]:
@@ -456,74 +460,76 @@ class Sessions:
 
     def used(self) -> Ints:
         """Numbers of the products that open sessions name."""
-        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
+        rows = self._row.rows()
         carts = np.array([product for cart in self._carts.values() for product in cart], np.int32)
         return np.concatenate((self.seen[rows].ravel(), self.viewing[rows], carts))
 
     def renumber(self, new: Ints) -> None:
         self.seen, self.viewing = new[self.seen], new[self.viewing]
         self._carts = {row: new[cart].tolist() for row, cart in self._carts.items()}
-        rows = np.fromiter(self._row.values(), np.int64, len(self._row))
-        self._touched[rows] = True
+        self._touch(self._row.rows())
 
     def dump(self) -> dict[str, bytes | None]:
         """The rows that changed since the last call, by shard."""
         changes: dict[str, bytes | None] = {}
-        touched = np.flatnonzero(self._touched[: len(self._user)])
-        for shard in np.unique(touched // SHARD_ROWS).tolist():
-            log = self._logs[shard]
-            if log.due():
-                everything = np.arange(shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, len(self._user)))
-                changes |= log.fold(self._packed(everything[self._alive[everything]], everything=True))
-            else:
-                changes |= log.append(self._packed(touched[touched // SHARD_ROWS == shard]))
-        self._touched[touched] = self._fresh[touched] = False
+        for shard, log in enumerate(self._logs):
+            begin = shard * SHARD_ROWS
+            changed = self._changed[begin : min(begin + SHARD_ROWS, self._size)]
+            if (changed == log.next).any():
+                since = 0 if log.due() else log.since()
+                changes |= log.append(self._packed(begin + np.flatnonzero(changed >= since), since), since)
+                self._next[shard] = log.next
         return changes
 
-    def _packed(self, rows: Longs, everything: bool = False) -> bytes:
-        live = rows[self._alive[rows]]
-        named = (live if everything else live[self._fresh[live]]).tolist()
+    def _packed(self, rows: Longs, since: int) -> bytes:
+        alive = self._alive[rows]
+        live, gone = rows[alive], rows[~alive] if since else rows[:0]
+        named = live[self._named[live] >= since]
         carted = live.tolist() if len(live) < len(self._carts) else self._carts
-        meta = {
-            "size": len(self._user),
-            "named": named,
-            "users": [self._user[row] for row in named],
-            "session_ids": [self._session_id[row] for row in named],
-            "carts": [[row, self._carts[row]] for row in carted if row in self._carts],
-        }
+        meta = {"size": self._size, "carts": [[row, self._carts[row]] for row in carted if row in self._carts]}
+        ids = np.frombuffer(BETWEEN.join(self._ids[named]), np.uint8)
         columns = [getattr(self, name)[live] for name in COLUMNS]
-        return pack(meta, [rows[~self._alive[rows]].astype(np.int32), live.astype(np.int32), *columns])
+        return pack(meta, [gone.astype(np.int32), named.astype(np.int32), ids, live.astype(np.int32), *columns])
 
     def load(self, segments: Segments) -> None:
         """Continue from the segments of :meth:`dump`; to be called once, on an empty object."""
         for shard, number, data in in_order(segments, "sessions/"):
-            meta, (gone, live, *columns) = unpack(data)
+            meta, (gone, named, ids, live, *columns) = unpack(data)
             self._grow_to(meta["size"], int(shard))
-            self._logs[int(shard)].seen(number, len(data))
-            self._alive[gone], self._alive[live] = False, True
-            for row, user, session_id in zip(meta["named"], meta["users"], meta["session_ids"], strict=True):
-                self._user[row], self._session_id[row] = user, session_id
-            for name, values in zip(COLUMNS, columns, strict=True):
-                getattr(self, name)[live] = values
-            if self._carts:
+            log = self._logs[int(shard)]
+            if log.next:  # not the first of its shard
                 for row in (*gone.tolist(), *live.tolist()):
                     self._carts.pop(row, None)
             self._carts.update((row, cart) for row, cart in meta["carts"])
-        alive = self._alive[: len(self._user)]
+            log.seen(number, len(data))
+            self._next[int(shard)] = log.next
+            self._alive[gone], self._alive[live] = False, True
+            self._changed[gone] = self._changed[live] = self._named[named] = number
+            if len(named):
+                self._ids[named] = ids.tobytes().split(BETWEEN)
+            for name, values in zip(COLUMNS, columns, strict=True):
+                getattr(self, name)[live] = values
+        alive = self._alive[: self._size]
         self._free = np.flatnonzero(~alive).tolist()
-        for row in self._free:
-            self._user[row] = self._session_id[row] = ""
+        self._ids[self._free] = None
         rows = np.flatnonzero(alive)
-        self._row = {self._user[row]: row for row in rows.tolist()}
+        self._row.put(_hashes([self._names(row)[0] for row in rows.tolist()]), rows)
         self._schedule(rows)
 
     def _grow_to(self, size: int, shard: int) -> None:
         rows = max(size, shard * SHARD_ROWS + 1)
         if rows > len(self.started):
             self._grow(rows)
-        missing = size - len(self._user)
-        self._user += [""] * missing
-        self._session_id += [""] * missing
+        self._size = max(self._size, size)
+
+    def _names(self, row: int) -> tuple[str, str]:
+        """Shopper and session of a row."""
+        user, _, session_id = self._ids[row].decode().partition("\0")
+        return user, session_id
+
+
+def _hashes(users: Sequence[str]) -> Longs:
+    return np.fromiter(map(hash, users), np.int64, len(users))
 
 
 def _most_telling(fired: int) -> str:

@@ -1,5 +1,8 @@
 """What happened to one product (or category) in one pane: the rows of table ``windows``, and what detectors count.
 
+Panes are the tumbling buckets of event time that sliding windows are composed of (Li et al., "No Pane, No Gain", SIGMOD
+Record 2005).
+
 All counts are whole numbers, so tallies may be added in any order and split in any way. The number of tallies in a pane
 is bounded, and which ones stay does not depend on the order they came in: those of products the catalogue knows come
 before the others, so that made-up ids cannot drive out the shop's own, and among equals a hash decides. A tally that

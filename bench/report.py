@@ -1,0 +1,31 @@
+"""The last line of a bench: one JSON object with the figures, the machine and the versions they belong to."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+def result(bench: str, figures: dict[str, Any], packages: Iterable[str]) -> str:
+    """The line."""
+    machine = f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    versions = {name: version(name) for name in ("demand-radar", *packages)}
+    line = {"bench": bench, "figures": figures, "machine": machine, "versions": versions}
+    return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _cpu() -> str:
+    """The processor's name, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "processor unknown"
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor unknown"
+    )
