@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import msgspec
@@ -173,9 +174,9 @@ def decode_clicks(records: Sequence[Record], ahead_ms: int) -> Clicks:
         else:
             add(click)
             at(place)
-    ts = np.fromiter((event.ts for event in events), np.int64, len(events))
-    offsets = np.fromiter((records[place].offset for place in places), np.int64, len(events))
-    sent = np.fromiter((records[place].timestamp for place in places), np.int64, len(events))
+    ts = np.fromiter(map(_TS, events), np.int64, len(events))
+    offsets = np.fromiter(map(_OFFSET, records), np.int64, len(records))[places]
+    sent = np.fromiter(map(_TIMESTAMP, records), np.int64, len(records))[places]
     doubtful = set(np.flatnonzero(ts > sent + ahead_ms).tolist())
     doubtful.update(i for i, event in enumerate(events) if not event.product_id and event.action not in FREE)
     if NULL in b"".join(value or b"" for value in values):
@@ -194,6 +195,7 @@ def decode_clicks(records: Sequence[Record], ahead_ms: int) -> Clicks:
     return Clicks(column, ts, offsets, beats, rejects)
 
 
+_TS, _OFFSET, _TIMESTAMP = attrgetter("ts"), attrgetter("offset"), attrgetter("timestamp")
 NULL: Final = b"\\u0000"
 _CLICK = msgspec.json.Decoder(Click).decode
 

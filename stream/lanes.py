@@ -231,6 +231,8 @@ class Lane:
         self._step("processing")
         self._last_block = time.monotonic()
         position = self._positions.get(block.topic, 0)
+        if block.first > position:
+            log.error("%s: records %d to %d of %s did not come", self.name, position, block.first - 1, block.topic)
         if block.first < position:
             records = [record for record in block.records if record.offset >= position]
             block = Block(block.topic, block.partition, records or block.records[-1:], block.progress)

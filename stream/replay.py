@@ -156,6 +156,7 @@ class _Sender:
         self.started = time.monotonic()
         self.clock = 0  # newest event time that was sent or, in a pause between events, has passed
         self.promised = 0  # the last heartbeat
+        self.beat_at = 0  # the clock at which the next one is due
 
     async def run(self, events: Iterable[Event]) -> ReplaySummary:
         completed = False
@@ -169,19 +170,20 @@ class _Sender:
         return self._report()
 
     async def _send(self, event: Event) -> None:
-        if event.topic in SOURCES:
+        topic, key, _, ts = event
+        if topic in SOURCES:
             if not self.clock:
-                self.clock = self.summary.first_ts = self.summary.last_ts = event.ts
+                self.clock = self.summary.first_ts = self.summary.last_ts = ts
                 await self._first_beat()
             elif self.speed:
-                await self._pace(event.ts)
-            if event.ts > self.clock:
-                self.clock = self.summary.last_ts = event.ts
-                if self._behind() // self.beat_ms > self.promised // self.beat_ms:
+                await self._pace(ts)
+            if ts > self.clock:
+                self.clock = self.summary.last_ts = ts
+                if ts >= self.beat_at:
                     await self._beat()
-            self.summary.late += event.ts < self.promised
-        await self.batches.add(event.topic, event.key, event.payload())
-        self.summary.sent[event.topic] += 1
+            self.summary.late += ts < self.promised
+        await self.batches.add(topic, key, event.payload())
+        self.summary.sent[topic] += 1
         if self.batches.waiting >= FLUSH_RECORDS:
             await self._flush()
 
@@ -195,7 +197,7 @@ class _Sender:
                 return
             if passed > self.clock:
                 self.clock = passed
-                if self._behind() // self.beat_ms > self.promised // self.beat_ms:
+                if passed >= self.beat_at:
                     await self._beat()
             await self._flush()
             await asyncio.sleep(min(wait, SLEEP_SECONDS))
@@ -217,6 +219,7 @@ class _Sender:
 
     async def _beat(self, ts: int | None = None, replay: bool = True) -> None:
         self.promised = ts or self._behind()
+        self.beat_at = self.promised - self.promised % self.beat_ms + self.beat_ms + self.settings.lateness_ms
         self.summary.heartbeats += await self.batches.add_everywhere(self.promised, replay)
 
     async def _close(self, completed: bool) -> None:
@@ -286,13 +289,18 @@ class _Batches:
     def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
         self.producer = producer
         self.settings = settings
+        self.partitions = settings.partitions
         self.waiting = 0
         self.open: dict[tuple[str, int], BatchBuilder] = {}
         self.flying: list[asyncio.Future[Any]] = []
 
     async def add(self, topic: str, key: str | None, value: bytes) -> None:
-        partition = partition_of(key, self.settings.partitions)
-        await self._append(topic, partition, key.encode() if key is not None else None, value)
+        place = topic, partition_of(key, self.partitions)
+        encoded = key.encode() if key is not None else None
+        batch = self.open.get(place)
+        if batch is None or batch.append(timestamp=None, key=encoded, value=value) is None:
+            await self._begin(place, encoded, value)
+        self.waiting += 1
 
     async def add_everywhere(self, ts: int, replay: bool) -> int:
         """A heartbeat in every partition; it may lie ahead of the clock, so it carries its own time."""
@@ -300,18 +308,19 @@ class _Batches:
         sent_at = max(ts, int(time.time() * 1_000))
         for topic in SOURCES:
             for partition in range(self.settings.partitions):
-                await self._append(topic, partition, None, value, sent_at)
+                place = topic, partition
+                batch = self.open.get(place)
+                if batch is None or batch.append(timestamp=sent_at, key=None, value=value) is None:
+                    await self._begin(place, None, value, sent_at)
+                self.waiting += 1
         return len(SOURCES) * self.settings.partitions
 
-    async def _append(self, topic: str, partition: int, key: bytes | None, value: bytes, at: int | None = None) -> None:
-        place = topic, partition
-        batch = self.open.get(place)
-        if batch is None or batch.append(timestamp=at, key=key, value=value) is None:
-            if batch is not None:  # full
-                await self._dispatch(place)
-            batch = self.open[place] = self.producer.create_batch()
-            batch.append(timestamp=at, key=key, value=value)
-        self.waiting += 1
+    async def _begin(self, place: tuple[str, int], key: bytes | None, value: bytes, at: int | None = None) -> None:
+        """Open a batch with this record; the one before is full."""
+        if place in self.open:
+            await self._dispatch(place)
+        batch = self.open[place] = self.producer.create_batch()
+        batch.append(timestamp=at, key=key, value=value)
 
     async def _dispatch(self, place: tuple[str, int]) -> None:
         topic, partition = place
@@ -336,6 +345,8 @@ def read_events(files: Sequence[Path], keep_invalid: bool = False) -> Iterator[E
 
     With ``keep_invalid`` a value that is not a readable event is passed on as it is, for the worker to reject.
     """
+    if len(files) == 1:
+        return _read_file(files[0], keep_invalid)
     return merge(*(_read_file(path, keep_invalid) for path in files), key=lambda event: event.ts)
 
 

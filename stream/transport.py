@@ -161,7 +161,7 @@ class BlockThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 def _parse(answer: PartitionRecords) -> list[Any]:
-    """What aiokafka's ``PartitionRecords`` yields, but a record batch at a time. (Transactions are read uncommitted.)"""
+    """What aiokafka's ``PartitionRecords`` yields, a record batch at a time (transactions are read uncommitted)."""
     records: list[Any] = []
     while answer._records.has_next():
         batch = answer._records.next_batch()
@@ -193,6 +193,8 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 (Faust's signature)
         """Fetch once; yield a message per block, or per record of a changelog."""
+        if not self.flow_active:  # a rebalance; what is fetched after it belongs to the next generation
+            await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if records is None or self.should_stop:

@@ -8,6 +8,7 @@ lane has counted; ``<home>/worker-<n>.ready`` appears once it has its partitions
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -38,6 +39,9 @@ async def serve(settings: Settings) -> int:
     await radar.catalog.start()
     log.info("catalogue: %d products; model %s", len(radar.catalog.catalogue), scorer.model)
 
+    gc.collect()
+    gc.freeze()  # models, dictionaries and the catalogue are here to stay
+    gc.set_threshold(100_000, 20, 100)  # columns make few cycles, and many objects that live for a block
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):

@@ -23,12 +23,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 import orjson
+import pytest
 from aiokafka import AIOKafkaProducer
-from servers import Server, radar, radar_environment
+from servers import LoweredSink, Server, radar, radar_environment
 from sites import returns
 from test_end_to_end import events
 
-from stream.dump import canonical
+from stream.dump import TABLES, _types, canonical
 from stream.events import SOURCES
 from stream.replay import Event
 from stream.settings import Settings
@@ -167,15 +168,12 @@ class Run:
         finally:
             await producer.stop()
 
-    async def finish(self) -> list[bytes]:
-        """Wait until everything is through; the dump."""
+    async def finish(self, **settings: Any) -> list[bytes]:
+        """Wait until everything is through; the dump, read with these ``settings``."""
         end = max(event.ts for event in shop() if event.topic in SOURCES) + self.settings.session_gap_ms
         moved = await wait_until_caught_up(self.settings, end, PATIENCE_SECONDS)
         assert moved, f"{read_lanes(self.settings)}\n{self.log()}"
-        return await self.dump()
-
-    async def dump(self) -> list[bytes]:
-        return [line async for _, line in canonical(self.settings)]
+        return [line async for _, line in canonical(Settings(**{**self.given, **settings}))]
 
     def log(self, index: int | None = None) -> str:
         """What workers have said."""
@@ -287,13 +285,26 @@ class Cutter:
                 return
 
 
+class OldSink(LoweredSink):
+    """The lowered sink for the dump: a server of 2018 sends a block of empty arrays with bytes too many."""
+
+    async def query(self, sql: str) -> list[dict[str, Any]]:
+        for table in TABLES:
+            for name, kind in _types(table):
+                if kind.startswith("Array(LowCardinality"):
+                    sql = sql.replace(f"`{name}` AS", f"arrayMap(x -> toString(x), `{name}`) AS")
+        return await super().query(sql)
+
+
 @contextmanager
 def small_disk(place: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of its own in memory. Raises ``PermissionError`` where that is not ours to make."""
+    """A file system of its own in memory; skips where only root may make one."""
     place.mkdir(parents=True)
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)], capture_output=True
+    )
     if made.returncode:
-        raise PermissionError(made.stderr.decode())
+        pytest.skip(f"no small file system here: {made.stderr.decode().strip()}")
     try:
         yield place
     finally:

@@ -10,8 +10,9 @@ import asyncio
 import re
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from heapq import merge
@@ -107,12 +108,24 @@ def returns() -> list[Event]:
     ]
 
 
-async def feed(settings: Settings, speed: float | None = None) -> ReplaySummary:
-    """Send all events, at ``speed`` times real time or at once, and wait until the workers are through with them."""
+async def feed(settings: Settings, speed: float | None = None, go_on: threading.Event | None = None) -> ReplaySummary:
+    """Send all events, at ``speed`` times real time or at once, and wait until the workers are through with them.
+
+    At two thirds it waits for ``go_on``, and its event loop with it, which therefore has to be one of its own.
+    """
     both = merge(events(), returns(), key=lambda event: event.ts)
+    if go_on is not None:
+        both = _held(both, START + 160 * HOUR // 60, go_on)
     summary = await replay_events(both, settings, speed, patience=60)
     assert await wait_until_caught_up(settings, summary.last_ts + settings.session_gap_ms, patience=120)
     return summary
+
+
+def _held(events: Iterable[Event], ts: int, go_on: threading.Event) -> Iterator[Event]:
+    for event in events:
+        if event.ts >= ts:
+            assert go_on.wait(300)
+        yield event
 
 
 @dataclass(frozen=True)

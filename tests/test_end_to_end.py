@@ -28,6 +28,7 @@ TABLES = {
     "signals": "SELECT * EXCEPT (ingested_at) FROM signals ORDER BY signal_id",
     "alerts": "SELECT * EXCEPT (ingested_at) FROM alerts ORDER BY alert_id, updated_at",
     "sessions": "SELECT * EXCEPT (ingested_at) FROM sessions ORDER BY session_key",
+    "windows": "SELECT * EXCEPT (ingested_at) FROM windows ORDER BY pane_start, scope, product_id, category",
     "recommendations": "SELECT * EXCEPT (ingested_at) FROM recommendations ORDER BY trigger_id",
     "deadletters": "SELECT * EXCEPT (ingested_at) FROM deadletters ORDER BY topic, `partition`, `offset`",
 }

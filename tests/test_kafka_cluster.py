@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,10 @@ async def test_leaders_killed_in_the_middle_change_nothing(
     stores: Site, cluster: Kafka, embedded: Tables, tmp_path: Path
 ) -> None:
     """One is killed and comes back, then another one."""
-    site = stores.fresh("killed", tmp_path, broker=cluster.address, replication=NODES)
+    site = stores.fresh("leaders", tmp_path, broker=cluster.address, replication=NODES)
     async with workers(site, 2):
-        feeding = asyncio.create_task(feed(site.read, PACE))
+        go_on = threading.Event()
+        feeding = asyncio.create_task(asyncio.to_thread(asyncio.run, feed(site.read, PACE, go_on)))
         await progress(site, 0.15)
         first = await leader(site.read)
         cluster.nodes[first].stop(signal.SIGKILL)
@@ -47,7 +49,7 @@ async def test_leaders_killed_in_the_middle_change_nothing(
         second = await leader(site.read)
         assert second != first  # the returned one leads nothing yet
         cluster.nodes[second].stop(signal.SIGKILL)
-        assert not feeding.done()
+        go_on.set()
         await feeding
         assert_equal(without_offsets(await site.contents()), without_offsets(embedded))
 

@@ -102,11 +102,11 @@ class Products:
 
 
 def grown(array: npt.NDArray[Any], rows: int, fill: Any = 0) -> npt.NDArray[Any]:
-    """A copy with room for ``rows`` rows and some more."""
-    size = max(rows, len(array) * 9 // 8, 64)
-    bigger = np.full((size, *array.shape[1:]), fill, array.dtype)
-    bigger[: len(array)] = array
-    return bigger
+    """The array itself, with room for ``rows`` rows and some more; a large one is not copied. No view of it may live."""
+    size, before = max(rows, len(array) + max(len(array) // 8, 64)), len(array)
+    array.resize((size, *array.shape[1:]), refcheck=False)
+    array[before:] = fill
+    return array
 
 
 class Pane:

@@ -56,6 +56,8 @@ VIEW, SEARCH, CART, UNCART = (ACTIONS.index(name) for name in ("view", "search",
 COLUMN: Final = np.array([0, 1, 3, 4, 5, 6, 7, 8])
 EMPTY, CARTS, PURCHASES = (COUNTED.index(name) for name in ("empty_searches", "carts", "purchases"))
 BIT: Final = {name: 1 << place for place, name in enumerate(INTENTS)}
+#: The most telling intent by the bits of those that were told.
+TELLING: Final = [next((name for name in INTENTS if bits & BIT[name]), "") for bits in range(1 << len(INTENTS))]
 
 COLUMNS: Final[dict[str, tuple[Any, tuple[int, ...], Any]]] = {  # name: type, shape of a row, empty value
     "started": (np.int64, (), 0),
@@ -134,7 +136,7 @@ class Sessions:
         self._free: list[int] = []
         self._carts: dict[int, list[int]] = {}
         self._buckets: dict[int, list[Longs]] = {}  # rows by the bucket in which they may end
-        self._bucket: Longs = np.zeros(0, np.int64)  # the one that counts of a row
+        self._bucket: Ints = np.zeros(0, np.int32)  # the one that counts of a row
         self._alive: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._changed: Ints = np.zeros(0, np.int32)  # number of the segment that a row was or will be written in
         self._named: Ints = np.zeros(0, np.int32)  # the same for its ids
@@ -438,7 +440,7 @@ class Sessions:
                     "price_high": high[i] if high[i] != -np.inf else 0.0,
                     "compared": compared[i], "products": [names[number] for number in seen[i][:remembered]],
                     "chats": 0, "demands": [], "sentiment": 0.0, "cut": cut,
-                    "intent": "bought" if counted["purchases"] else _most_telling(fired),
+                    "intent": "bought" if counted["purchases"] else TELLING[fired],
                 })  # fmt: skip
             self._row.remove(at)
             self._free += rows
@@ -485,22 +487,27 @@ class Sessions:
         alive = self._alive[rows]
         live, gone = rows[alive], rows[~alive] if since else rows[:0]
         named = live[self._named[live] >= since]
-        carted = live.tolist() if len(live) < len(self._carts) else self._carts
-        meta = {"size": self._size, "carts": [[row, self._carts[row]] for row in carted if row in self._carts]}
+        carted = [row for row in live.tolist() if row in self._carts]
+        carts = [self._carts[row] for row in carted]
         ids = np.frombuffer(BETWEEN.join(self._ids[named]), np.uint8)
-        columns = [getattr(self, name)[live] for name in COLUMNS]
-        return pack(meta, [gone.astype(np.int32), named.astype(np.int32), ids, live.astype(np.int32), *columns])
+        arrays = [
+            *(rows.astype(np.int32) for rows in (gone, named, live)), ids, np.array(carted, np.int32),
+            np.array([len(cart) for cart in carts], np.uint8), np.array([p for cart in carts for p in cart], np.int32),
+        ]  # fmt: skip
+        return pack({"size": self._size}, arrays + [getattr(self, name)[live] for name in COLUMNS])
 
     def load(self, segments: Segments) -> None:
         """Continue from the segments of :meth:`dump`; to be called once, on an empty object."""
         for shard, number, data in in_order(segments, "sessions/"):
-            meta, (gone, named, ids, live, *columns) = unpack(data)
+            meta, (gone, named, live, ids, carted, lengths, products, *columns) = unpack(data)
             self._grow_to(meta["size"], int(shard))
             log = self._logs[int(shard)]
             if log.next:  # not the first of its shard
                 for row in (*gone.tolist(), *live.tolist()):
                     self._carts.pop(row, None)
-            self._carts.update((row, cart) for row, cart in meta["carts"])
+            ends = np.cumsum(lengths, dtype=np.int64).tolist()
+            for row, begin, end in zip(carted.tolist(), [0, *ends], ends, strict=False):
+                self._carts[row] = products[begin:end].tolist()
             log.seen(number, len(data))
             self._next[int(shard)] = log.next
             self._alive[gone], self._alive[live] = False, True
@@ -513,7 +520,9 @@ class Sessions:
         self._free = np.flatnonzero(~alive).tolist()
         self._ids[self._free] = None
         rows = np.flatnonzero(alive)
-        self._row.put(_hashes([self._names(row)[0] for row in rows.tolist()]), rows)
+        if len(rows):
+            names = BETWEEN.join(self._ids[rows]).decode().split(BETWEEN.decode())
+            self._row.put(_hashes([name.partition("\0")[0] for name in names]), rows)
         self._schedule(rows)
 
     def _grow_to(self, size: int, shard: int) -> None:
@@ -530,7 +539,3 @@ class Sessions:
 
 def _hashes(users: Sequence[str]) -> Longs:
     return np.fromiter(map(hash, users), np.int64, len(users))
-
-
-def _most_telling(fired: int) -> str:
-    return next((name for name in INTENTS if fired & BIT[name]), "")
