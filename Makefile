@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test test-kafka check fmt train train-smoke evaluate bench-smoke bench-stream lock clean
+.PHONY: help setup setup-all demo test test-kafka check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,15 @@ $(VENV)/quix.stamp: bench/peers/quix.txt
 
 bench-stream: setup-all $(VENV)/quix.stamp  ## clicks/s of one worker beside Faust, Quix Streams and Bytewax
 	$(BIN)/python -m bench.stream
+
+bench-state: setup-all  ## bytes, cost of a click, changelog and recovery by number of open sessions
+	$(BIN)/python -m bench.state
+
+bench-latency: setup-all  ## from the event that completes a window to its alerts in the store
+	$(BIN)/python -m bench.latency
+
+bench-replay: setup-all  ## how many times faster than real time a recorded stretch goes through
+	$(BIN)/python -m bench.replay
 
 lock: setup-all  ## write constraints.txt from the environment as installed
 	$(PIP) freeze --exclude-editable | grep -v '^demand-radar' > constraints.txt

@@ -70,7 +70,7 @@ class Completion:
         """An event of event time ``ts`` (epoch ms) went to ``place`` at ``now`` (seconds)."""
         mark = ts - self._lateness
         last = mark - mark % self._pane
-        for end in range(self._passed.get(place, last - self._pane) + self._pane, last + 1, self._pane):
+        for end in range(self._passed.get(place, last) + self._pane, last + 1, self._pane):
             self._at[end][place] = now
         self._passed[place] = max(last, self._passed.get(place, last))
 
@@ -241,7 +241,7 @@ def show(figures: Figures) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=300.0, help="ordinary events a second")
-    parser.add_argument("--seconds", type=float, default=100.0, help="with complaints")
+    parser.add_argument("--seconds", type=float, default=150.0, help="with complaints")
     parser.add_argument("--in-process", action="store_true", help="score in the worker instead of Triton")
     options = parser.parse_args()
     figures = asyncio.run(measure(options.rate, options.seconds, options.in_process))

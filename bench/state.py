@@ -3,14 +3,14 @@
 The click lane alone, fed as the transport feeds it, each size in a process of its own; ids are 16 (shopper) and 32
 (session) characters long, clicks go to open sessions at random. Measured at each size:
 
-- *memory*: growth of the process while the sessions open and take :data:`CLICKS` clicks each, and beside it the copy of
-  the state in the table's memory store (the segments of the last checkpoint);
+- *memory*: growth of the process while the sessions open and take :data:`CLICKS` clicks each, without the copy of the
+  state in the table's memory store (the segments of the last checkpoint), which is told beside it;
 - *cost of a click* in CPU time, decoding included, while every session takes :data:`CLICKS` clicks; small sizes are
   repeated with new sessions, so that sessions are equally old and blocks equally long at each size;
 - *changelog*: bytes written at a steady load, checkpoint by checkpoint, heads and folding included;
 - *recovery*: a new lane from those segments.
 
-``--broker`` adds recovery as a worker does it: the state lies in the changelog topic of a real broker, and the time
+Then recovery as a worker does it: the state lies in the changelog topic of a real broker (``--broker``), and the time
 runs from the start of the worker to its readiness. The last line is one JSON object.
 """
 
@@ -18,15 +18,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +57,7 @@ SIZES: Final = (1_000, 100_000, 1_000_000)
 PRODUCTS: Final = 1_000
 CLICKS: Final = 4  # of each session in the stretch that is timed
 BLOCK: Final = 4_000
+BLOCKS_A_CHECKPOINT: Final = 25  # while sessions open and take their clicks: a second's work
 ROUNDS: Final = 200_000  # clicks to be timed at least, whatever the size
 RATE: Final = 1_000  # clicks per second of a partition at the steady load; a checkpoint a second
 CHECKPOINTS: Final = 200
@@ -163,12 +166,14 @@ class Partition:
         self.processing = self.copying = 0.0
 
     async def take(self, blocks: Iterable[Block]) -> None:
-        """Process blocks; the CPU seconds are added to ``processing``."""
-        for block in blocks:
+        """Process blocks, with checkpoints between; the CPU seconds of processing are added to ``processing``."""
+        for number, block in enumerate(blocks, 1):
             begun = time.process_time()
             await self.processor.process(block)
             self.processing += time.process_time() - begun
             self.position = block.last + 1
+            if number % BLOCKS_A_CHECKPOINT == 0:
+                await self.save()
 
     async def save(self) -> None:
         """A checkpoint; the CPU seconds it takes to copy the state out are added to ``copying``."""
@@ -176,6 +181,11 @@ class Partition:
         changes = self.processor.dump()
         self.copying += time.process_time() - begun
         await self.checkpoints.save({"clicks": self.processor.resume("clicks", self.position)}, changes)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the checkpoint in the store."""
+        return sum(map(len, self.store.data.values()))
 
     def recover(self) -> float:
         """Seconds for a new processor to come to the last checkpoint, which is in the store; it takes the place."""
@@ -194,9 +204,7 @@ async def measure(size: int) -> Figures:
     """All figures at one size; to be called once in a process."""
     clicks = min(CLICKS * size, MOST_CLICKS)
     seconds, timed = 0.0, 0
-    await opened(
-        Source(SIZES[0]), CLICKS * SIZES[0]
-    )  # what the first partition of a process costs, nobody's session does
+    await opened(Source(SIZES[0]), CLICKS * SIZES[0])  # no size pays for what is made once in a process
     while timed + clicks < ROUNDS:
         partition = await opened(Source(size, timed), clicks)
         seconds, timed = seconds + partition.processing, timed + clicks
@@ -204,15 +212,14 @@ async def measure(size: int) -> Figures:
     before = resident()
     partition = await opened(source, clicks)
     seconds, timed = seconds + partition.processing, timed + clicks
-    gc.collect()
-    state = resident() - before
     await partition.save()
-    full = partition.store.sent
-    partition.store.sent, partition.copying, copy = 0, 0.0, 0
+    full = copy = partition.held
+    state = resident() - before - copy
+    partition.store.sent, partition.copying = 0, 0.0
     for _ in range(CHECKPOINTS):
         await partition.take(source.clicks(RATE, RATE))
         await partition.save()
-        copy = max(copy, sum(map(len, partition.store.data.values())))
+        copy = max(copy, partition.held)
     changelog = partition.store.sent / CHECKPOINTS
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     recovery = partition.recover()
@@ -241,7 +248,10 @@ async def opened(source: Source, clicks: int) -> Partition:
 
 
 def resident() -> int:
-    """Bytes of memory that the process has now."""
+    """Bytes of memory that the process has now; what is free in its heap is given back before, where it can be."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -392,10 +402,14 @@ def apart(*arguments: str) -> Figures:
     return figures
 
 
+def default_broker() -> str:
+    return "apache" if shutil.which("java") and shutil.which("mvn") else "embedded"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of open sessions")
-    parser.add_argument("--broker", choices=("apache", "embedded", "none"), default="none")
+    parser.add_argument("--broker", choices=("apache", "embedded", "none"), default=default_broker())
     parser.add_argument("--broker-sessions", type=int, default=1_000_000)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--pane", action="store_true", help=argparse.SUPPRESS)

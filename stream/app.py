@@ -125,7 +125,7 @@ class Radar:
         async def take(stream: faust.StreamT[Any]) -> None:
             async for event in stream.noack().events():
                 lane = self.lanes.get(self._key(event.message.tp))
-                if lane is not None:
+                if lane is not None and self.app.consumer.is_current(event.value):
                     lane.put(event.value, event.ack)
 
         name = topic.removeprefix(self.settings.prefix)
@@ -205,7 +205,7 @@ class Radar:
             self.settings.topic,
             self._is_member,
         )
-        lane.restore()
+        lane.restore(self.app.consumer_generation_id)
         return lane
 
     def _is_member(self) -> bool:

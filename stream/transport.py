@@ -12,7 +12,8 @@ per record, a worker runs some thirty times faster. What this file promises:
   (:class:`Progress`, which replaces Faust's own arithmetic: upstream issue 606). A block of before a rebalance counts
   for nothing after it.
 - After a rebalance each partition is read from the position its state names (``positions``), not from the committed
-  offset, so state and input cannot disagree.
+  offset, so state and input cannot disagree. Nothing is fetched before that position is set, and nothing that was
+  fetched before the rebalance is handed over after it.
 
 Changelog topics keep Faust's record-by-record path.
 """
@@ -186,6 +187,7 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._progress: dict[TP, Progress] = {}
         self._commit_at: dict[TP, int] = {}
+        self._placed: set[TP] = set()  # partitions that are read from where their state is
         self.member_at = 0.0  # monotonic
 
     def _new_consumer_thread(self) -> BlockThread:
@@ -198,9 +200,6 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
         generation = self.app.consumer_generation_id
         records, active = await self._wait_next_records(timeout)
         if records is None or self.should_stop:
-            return
-        if not self.flow_active:
-            await self.perform_seek()
             return
         for tp, batch in records.items():
             limit = self.limits.get(tp.topic)
@@ -232,7 +231,7 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         if active_partitions is None:
             return await super()._getmany(active_partitions, timeout)
-        free = {tp for tp in active_partitions if not self._full(tp)}
+        free = {tp for tp in active_partitions if tp.topic not in self.limits or self._wanted(tp)}
         if len(free) < len(active_partitions):
             timeout = min(timeout, HELD_BACK_POLL_SECONDS)
         if not free:
@@ -240,9 +239,12 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
             return {}
         return await super()._getmany(free, timeout)
 
-    def _full(self, tp: TP) -> bool:
-        limit = self.limits.get(tp.topic)
-        return limit is not None and len(self._progress.get(tp, ())) >= limit.blocks
+    def _wanted(self, tp: TP) -> bool:
+        return tp in self._placed and len(self._progress.get(tp, ())) < self.limits[tp.topic].blocks
+
+    def is_current(self, block: Block) -> bool:
+        """Whether a block is of the present assignment: one of before leaves a gap, since reading has gone back."""
+        return block.progress is self._progress.get(TP(block.topic, block.partition))
 
     def ack(self, message: Any) -> bool:
         if message.topic not in self.limits:
@@ -251,10 +253,9 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
             return False
         message.acked = True
         self._unacked_messages.discard(message)
-        progress: Progress | None = message.value.progress
-        if progress is None or progress is not self._progress.get(message.tp):
-            return False  # of before a rebalance
-        position = progress.acknowledged(message.offset)
+        if not self.is_current(message.value):
+            return False
+        position = message.value.progress.acknowledged(message.offset)
         if position is not None:
             self._commit_at[message.tp] = position
             self._acked[message.tp] = [position]  # names the partition to Faust's committer
@@ -271,6 +272,7 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
         """Blocks have no gaps to book: :class:`Progress` counts in blocks."""
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._placed.clear()
         for tp in revoked:
             self._progress.pop(tp, None)
             self._commit_at.pop(tp, None)
@@ -289,6 +291,7 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
                     self._commit_at[tp] = place.durable  # killed between checkpoint and commit: or else it shows as lag
                     self._acked[tp] = [place.durable]
                 offsets[tp] = place.read
+        self._placed = set(self.assignment())
         return offsets
 
 

@@ -102,7 +102,7 @@ class Products:
 
 
 def grown(array: npt.NDArray[Any], rows: int, fill: Any = 0) -> npt.NDArray[Any]:
-    """The array itself, with room for ``rows`` rows and some more; a large one is not copied. No view of it may live."""
+    """The array itself, with room for ``rows`` rows and some more; no view of it may live."""
     size, before = max(rows, len(array) + max(len(array) // 8, 64)), len(array)
     array.resize((size, *array.shape[1:]), refcheck=False)
     array[before:] = fill

@@ -354,13 +354,18 @@ class Sessions:
         return fired
 
     def _cart(self, row: int, action: int, product: int) -> None:
-        cart = [each for each in self._carts.get(row, ()) if each != product]
+        cart = self._carts.get(row)
+        if cart is None:
+            if action == CART:
+                self._carts[row] = [product]
+            return
+        if product in cart:
+            cart.remove(product)
         if action == CART:
             cart.append(product)
-        if cart:
-            self._carts[row] = cart[-CARTED:]
-        else:
-            self._carts.pop(row, None)
+            del cart[:-CARTED]
+        elif not cart:
+            del self._carts[row]
 
     def amend(self, user: str, ts: int, action: int, price: float | None, empty: bool) -> bool:
         """Count a late click in the open session that it falls into, if there is one; its order is not restored."""
@@ -479,11 +484,12 @@ class Sessions:
             changed = self._changed[begin : min(begin + SHARD_ROWS, self._size)]
             if (changed == log.next).any():
                 since = 0 if log.due() else log.since()
-                changes |= log.append(self._packed(begin + np.flatnonzero(changed >= since), since), since)
+                rows = begin + np.flatnonzero(changed >= since)
+                changes |= log.append(self._packed(rows, since, lasting=since < log.next), since)
                 self._next[shard] = log.next
         return changes
 
-    def _packed(self, rows: Longs, since: int) -> bytes:
+    def _packed(self, rows: Longs, since: int, lasting: bool) -> bytes:
         alive = self._alive[rows]
         live, gone = rows[alive], rows[~alive] if since else rows[:0]
         named = live[self._named[live] >= since]
@@ -494,7 +500,8 @@ class Sessions:
             *(rows.astype(np.int32) for rows in (gone, named, live)), ids, np.array(carted, np.int32),
             np.array([len(cart) for cart in carts], np.uint8), np.array([p for cart in carts for p in cart], np.int32),
         ]  # fmt: skip
-        return pack({"size": self._size}, arrays + [getattr(self, name)[live] for name in COLUMNS])
+        columns = [getattr(self, name)[live] for name in COLUMNS]
+        return pack({"size": self._size}, arrays + columns, lasting)
 
     def load(self, segments: Segments) -> None:
         """Continue from the segments of :meth:`dump`; to be called once, on an empty object."""
