@@ -30,6 +30,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command; an expected failure becomes one line and exit code 3."""
+    from aiokafka.errors import KafkaError
+
     from serving.errors import ScoringError
     from stream.replay import BadEventFile
     from stream.sinks.base import SinkError
@@ -41,7 +43,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except (ScoringError, SinkError, StackError, ProcessFailed, TopicsError, BadEventFile) as error:
         click.echo(f"radar: {error}", err=True)
-        sys.exit(BROKEN)
+    except KafkaError as error:
+        click.echo(f"radar: the broker does not answer as it should: {error!r}; RADAR_BROKER names it", err=True)
+    sys.exit(BROKEN)
 
 
 def output() -> Console:

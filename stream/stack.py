@@ -179,7 +179,9 @@ def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
     addresses = {"broker": f"{HOST}:{broker}", "store": f"http://{HOST}:{store}"}
     if settings.triton:
         addresses["triton"] = f"{HOST}:{grpc}"
-    settings = _changed(settings, **addresses)
+    secrets = ("security", "sasl_mechanism", "sasl_user", "sasl_password", "ca_file", "cert_file", "key_file")
+    plain = {name: Settings.model_fields[name].default for name in secrets}  # meant for another broker
+    settings = _changed(settings, **plain, **addresses)
     try:
         servers = [_broker(settings, broker), _store(settings, store)]
         if settings.triton:

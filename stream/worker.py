@@ -25,6 +25,7 @@ from stream.understand import open_scorer
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS = 0.5
+STOP_SECONDS = 15.0
 
 
 async def serve(settings: Settings) -> int:
@@ -55,13 +56,19 @@ async def serve(settings: Settings) -> int:
         await asyncio.wait({crash, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         status.cancel()
-        await radar.app.stop()
-        await radar.catalog.stop()
-        await radar.out.close()
-        await scorer.close()
         ready.unlink(missing_ok=True)
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await radar.app.stop()
+                await radar.catalog.stop()
+                await radar.out.close()
+                await scorer.close()
+        except TimeoutError:
+            log.warning("a server does not answer; what is not saved yet is read again at the next start")
+            counts.unlink(missing_ok=True)
+            os._exit(int(not stop.is_set()))  # Faust would wait for the broker
         counts.unlink(missing_ok=True)  # or its lanes would pass for live ones
-    if radar.app.crashed:
+    if radar.app.crashed and not stop.is_set():
         log.error("worker crashed: %r", radar.app.crash_reason)
         return 1
     return 0

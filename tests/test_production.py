@@ -162,6 +162,16 @@ async def test_with_the_broker_away_in_the_middle_they_leave_the_same(
         assert_equal(without_offsets(await site.contents()), without_offsets(embedded))
 
 
+async def test_told_to_end_while_no_broker_answers_a_worker_ends(site: Site, kafka: Kafka, tmp_path: Path) -> None:
+    async with workers(site.fresh("alone", tmp_path), 1) as (worker,):
+        broker = kafka.nodes[1]
+        await asyncio.to_thread(broker.stop)
+        try:
+            await asyncio.to_thread(worker.stop)
+        finally:
+            await asyncio.to_thread(broker.start)
+
+
 async def test_state_topics_are_compacted_and_follow_the_partitions(site: Site, tmp_path: Path) -> None:
     site = site.fresh("topics", tmp_path)
     async with workers(site, 1):
