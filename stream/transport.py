@@ -33,6 +33,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 HELD_BACK_POLL_SECONDS = 0.05
+FETCH_WAIT_MS = 50  # Faust asks for 1,500, and Tansu answers a waiting fetch only then, not when a record comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class BlockThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def on_start(self) -> None:
         await super().on_start()
+        self._consumer._fetcher._fetch_max_wait_ms = FETCH_WAIT_MS
         coordinator = self._consumer._coordinator
         beat = coordinator._do_heartbeat
 
