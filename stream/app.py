@@ -146,6 +146,9 @@ class Radar:
 
     async def _revoked(self, *args: Any, **kwargs: Any) -> None:
         """A rebalance begins: nobody works until it is known who keeps what."""
+        await self._pause()
+
+    async def _pause(self) -> None:
         await self._stop(set(self._tasks))
         offsets = self.app.tables.recovery.active_offsets
         for lane in self.lanes.values():
@@ -156,7 +159,7 @@ class Radar:
     async def _assigned(self, *args: Any, **kwargs: Any) -> None:
         """A rebalance is over. Partitions that stayed go on where they were; their state never left."""
         await self._open()
-        self.app.consumer.member_at = time.monotonic()
+        await self._pause()  # Faust may say so of one rebalance when the next has begun, and then of that one
         assigned = {tp for tp in self.app.consumer.assignment() if tp.topic in self._lane_of}
         mine = {self._key(tp) for tp in assigned}
         self._check_joined(assigned, mine)

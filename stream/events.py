@@ -179,7 +179,7 @@ def decode_clicks(records: Sequence[Record], ahead_ms: int) -> Clicks:
     if failed:
         offsets, sent = np.delete(offsets, failed), np.delete(sent, failed)
     doubtful = set(np.flatnonzero(ts > sent + ahead_ms).tolist())
-    doubtful.update(i for i, event in enumerate(events) if not event.product_id and event.action not in FREE)
+    doubtful.update([i for i, event in enumerate(events) if not event.product_id and event.action not in FREE])
     if NULL in b"".join(filter(None, values)):
         doubtful.update(i for i, offset in enumerate(offsets) if NULL in (records[_at(records, offset)].value or b""))
     if doubtful:

@@ -17,7 +17,7 @@ AlertState = Literal["open", "resolved"]
 
 def content_id(*parts: object) -> str:
     """A 16-digit hexadecimal id that depends on ``parts`` alone."""
-    return blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+    return blake2b("\x1f".join([str(part) for part in parts]).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

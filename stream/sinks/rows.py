@@ -19,11 +19,11 @@ from stream.records import Session, Window
 from stream.sinks.base import Row
 
 SCHEMA = Path(__file__).parent / "schema"
+END_MS = 9_214_646_400_000  # 2262-01-01: DateTime64 ends soon after
 SESSION = tuple(field.name for field in fields(Session))
 Columns = dict[str, Any]
 
-# Sessions and windows come by the ten thousand a second
-_session, _window = itemgetter(*SESSION), itemgetter(*Window._fields)
+_window = itemgetter(*Window._fields)
 
 
 def signal(record: Row) -> Columns:
@@ -111,7 +111,9 @@ def recommendation(record: Row) -> Columns:
 
 
 def session(record: Row) -> Columns:
-    columns = dict(zip(SESSION, _session(record), strict=True))
+    if len(record) != len(SESSION):
+        raise KeyError(f"a session has {len(SESSION)} fields, not {len(record)}")
+    columns = dict(record)
     columns["started_at"] = moment(columns["started_at"])
     columns["ended_at"] = moment(columns["ended_at"])
     columns["cut"] = int(columns["cut"])
@@ -130,10 +132,9 @@ def deadletter(record: Row) -> Columns:
 
 def moment(epoch_ms: int) -> datetime:
     """Epoch milliseconds as an aware datetime; out of the range of DateTime64 is a ``ValueError``."""
-    when = datetime.fromtimestamp(epoch_ms / 1000, UTC)
-    if not 1970 <= when.year < 2262:
+    if not 0 <= epoch_ms < END_MS:
         raise ValueError(f"time {epoch_ms} is not between 1970 and 2262")
-    return when
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)
 
 
 def small(number: int) -> int:

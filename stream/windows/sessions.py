@@ -415,44 +415,53 @@ class Sessions:
         return row != NONE and ts >= int(self.started[row]) - self._gap
 
     def _end(self, rows: list[int], cut: bool = False) -> Taken:
+        if not rows:
+            return Taken([], [], [], np.zeros(0, np.int32), np.zeros(0, np.int64))
+        at = np.array(rows)
+        names = [each.decode().partition("\0") for each in self._ids[at]]
+        started, last = self.started[at].tolist(), self.last[at].tolist()
+        bought = self.counts[at, PURCHASES] > 0
         told: list[Told] = []
-        ended: list[dict[str, Any]] = []
         left: list[tuple[int, int]] = []
-        if rows:
-            at = np.array(rows)
-            names = self._products.ids
-            compared = self._compared(at).tolist()
-            counts, seen = self.counts[at].tolist(), self.seen[at].tolist()
-            low, high = self.low[at].tolist(), self.high[at].tolist()
-            columns = zip(
-                rows, self.started[at].tolist(), self.last[at].tolist(), self.dwell[at].tolist(),
-                self.remembered[at].tolist(), self.fired[at].tolist(), strict=True,
-            )  # fmt: skip
-            for i, (row, started, last, dwell, remembered, fired) in enumerate(columns):
-                (user, session_id), cart = self._names(row), self._carts.pop(row, None)
-                counted = dict(zip(COUNTED, counts[i], strict=True))
-                abandoned = cart is not None and not counted["purchases"]
-                if abandoned:
-                    assert cart is not None
-                    fired |= BIT["abandoned_cart"]
-                    told.append(Told("abandoned_cart", -1, user, session_id, cart[-1], last))
-                    left += [(last + self._gap, product) for product in cart]
-                ended.append({
-                    "session_key": content_id(user, started), "user_id": user, "session_id": session_id,
-                    "started_at": started, "ended_at": last, "events": sum(counts[i]) - counted["empty_searches"],
-                    **counted, "dwell_ms": dwell, "abandoned": int(abandoned),
-                    "price_low": low[i] if low[i] != np.inf else 0.0,
-                    "price_high": high[i] if high[i] != -np.inf else 0.0,
-                    "compared": compared[i], "products": [names[number] for number in seen[i][:remembered]],
-                    "chats": 0, "demands": [], "sentiment": 0.0, "cut": cut,
-                    "intent": "bought" if counted["purchases"] else TELLING[fired],
-                })  # fmt: skip
-            self._row.remove(at)
-            self._free += rows
-            self._ids[at] = None
-            self._bucket[at] = -1
-            self._touch(at)
-            self._alive[at] = False
+        abandoned = [0] * len(rows)
+        for i in [i for i, row in enumerate(rows) if row in self._carts]:
+            cart = self._carts.pop(rows[i])
+            if not bought[i]:
+                abandoned[i] = 1
+                told.append(Told("abandoned_cart", -1, names[i][0], names[i][2], cart[-1], last[i]))
+                left += [(last[i] + self._gap, product) for product in cart]
+        fired = self.fired[at] | np.where(abandoned, BIT["abandoned_cart"], 0)
+        low, high = self.low[at], self.high[at]
+        ids, remembered = self._products.ids, self.remembered[at].tolist()
+        columns = {
+            "session_key": [content_id(name[0], begun) for name, begun in zip(names, started, strict=True)],
+            "user_id": [name[0] for name in names],
+            "session_id": [name[2] for name in names],
+            "started_at": started,
+            "ended_at": last,
+            "events": (self.counts[at].sum(axis=1) - self.counts[at, EMPTY]).tolist(),
+            **{name: self.counts[at, column].tolist() for column, name in enumerate(COUNTED)},
+            "dwell_ms": self.dwell[at].tolist(),
+            "abandoned": abandoned,
+            "price_low": np.where(low == np.inf, 0.0, low).tolist(),
+            "price_high": np.where(high == -np.inf, 0.0, high).tolist(),
+            "compared": self._compared(at).tolist(),
+            "products": [
+                [ids[n] for n in seen[:k]] for seen, k in zip(self.seen[at].tolist(), remembered, strict=True)
+            ],
+            "chats": [0] * len(rows),
+            "demands": [[] for _ in rows],
+            "sentiment": [0.0] * len(rows),
+            "intent": ["bought" if b else TELLING[bits] for b, bits in zip(bought, fired.tolist(), strict=True)],
+            "cut": [cut] * len(rows),
+        }
+        ended = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        self._row.remove(at)
+        self._free += rows
+        self._ids[at] = None
+        self._bucket[at] = -1
+        self._touch(at)
+        self._alive[at] = False
         return Taken(told, ended, left, np.zeros(0, np.int32), np.zeros(0, np.int64))
 
     def _compared(self, rows: Any) -> npt.NDArray[np.int64]:
