@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 #: The topics of a lane, by the one that names it: they are joined by partition.
 LANES = {"reviews": ("reviews",), "chats": ("chats",), "clicks": ("clicks", "said"), "signals": ("signals",)}
-#: Most unacknowledged blocks of a partition: texts are slow to score, the rest is light.
+#: Most unprocessed blocks of a partition: texts are slow to score, the rest is light.
 TEXT_BLOCKS = 4
 LIGHT_BLOCKS = 6
 FETCH_BYTES = 2 * 1024 * 1024
@@ -147,14 +147,15 @@ class Radar:
     async def _revoked(self, *args: Any, **kwargs: Any) -> None:
         """A rebalance begins: nobody works until it is known who keeps what."""
         await self._pause()
+        offsets = self.app.tables.recovery.active_offsets
+        for lane in self.lanes.values():
+            tp = TP(lane.checkpoints.table.changelog_topic.get_topic_name(), lane.partition)
+            offsets[tp] = max(offsets.get(tp, -1), lane.checkpoints.written)  # no need to read again what we wrote
 
     async def _pause(self) -> None:
         await self._stop(set(self._tasks))
-        offsets = self.app.tables.recovery.active_offsets
         for lane in self.lanes.values():
             lane.pause()
-            tp = TP(lane.checkpoints.table.changelog_topic.get_topic_name(), lane.partition)
-            offsets[tp] = max(offsets.get(tp, -1), lane.checkpoints.written)  # no need to read again what we wrote
 
     async def _assigned(self, *args: Any, **kwargs: Any) -> None:
         """A rebalance is over. Partitions that stayed go on where they were; their state never left."""

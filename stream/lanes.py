@@ -237,6 +237,7 @@ class Lane:
         if block.topic in self._resumed and block.first > position:  # later there may be markers of transactions
             log.error("%s: records %d to %d of %s did not come", self.name, position, block.first - 1, block.topic)
         self._resumed.discard(block.topic)
+        taken = block
         if block.first < position:
             records = [record for record in block.records if record.offset >= position]
             block = Block(block.topic, block.partition, records or block.records[-1:], block.progress)
@@ -252,6 +253,7 @@ class Lane:
             except DeadLetterFlood:
                 await self._write_effects()  # so that the reasons can be read; nothing is acknowledged
                 raise
+        taken.release()
         self._unacked.append(acknowledge)
         self._step("waiting for records")
 

@@ -6,8 +6,8 @@ per record, a worker runs some thirty times faster. What this file promises:
 - A block holds consecutive records of one partition, in order: at most ``records`` of them and at most what one fetch
   brings (``consumer_max_fetch_size`` bytes). It never waits to fill up: while a lane is busy records pile up and the
   next block is larger, so blocks grow with the load by themselves and an idle stream has no linger.
-- A partition with ``blocks`` unacknowledged blocks is not fetched until some are acknowledged: memory is bounded in
-  blocks, and a slow topic never holds up another one.
+- A partition with ``blocks`` unprocessed blocks is not fetched until some are processed: memory is bounded in blocks,
+  and a slow topic never holds up another one.
 - The committed position never passes an unacknowledged block, whatever the order of acknowledgement
   (:class:`Progress`, which replaces Faust's own arithmetic: upstream issue 606). A block of before a rebalance counts
   for nothing after it.
@@ -38,7 +38,7 @@ FETCH_WAIT_MS = 50  # Faust asks for 1,500, and Tansu answers a waiting fetch on
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How a topic is cut: most records in a block, most unacknowledged blocks of a partition."""
+    """How a topic is cut: most records in a block, most unprocessed blocks of a partition."""
 
     records: int
     blocks: int
@@ -74,18 +74,26 @@ class Block:
     def __len__(self) -> int:
         return len(self.records)
 
+    def release(self) -> None:
+        """The records have been processed: their memory is free and the next block may be fetched."""
+        self.records = ()
+        if self.progress is not None:
+            self.progress.unprocessed -= 1
+
 
 class Progress:
     """Which blocks of a partition are done. Offsets name a block by its last record."""
 
-    __slots__ = ("_done", "_waiting")
+    __slots__ = ("_done", "_waiting", "unprocessed")
 
     def __init__(self) -> None:
+        self.unprocessed = 0
         self._waiting: deque[int] = deque()
         self._done: set[int] = set()
 
     def delivered(self, offset: int) -> None:
         self._waiting.append(offset)
+        self.unprocessed += 1
 
     def acknowledged(self, offset: int) -> int | None:
         """Mark a block done. Gives the position to commit (one past the last record of the last block before which
@@ -136,16 +144,17 @@ class BlockThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         with subscriptions.fetch_context():
             if subscriptions.reassignment_in_progress:
                 await subscriptions.wait_for_assignment()
-            fetched = self._parsed(fetcher, active_partitions)
-            if not fetched and not fetcher._records:
-                waiter = fetcher._create_fetch_waiter()
-                await asyncio.wait([waiter], timeout=timeout)
-                if waiter.done():
-                    waiter.result()  # an authorisation error, say
-                else:
-                    waiter.cancel()
-                fetched = self._parsed(fetcher, active_partitions)
-        return fetched or await super()._fetch_records(consumer, active_partitions, 0, max_records)
+            if fetched := self._parsed(fetcher, active_partitions):
+                return fetched
+            if fetched := await super()._fetch_records(consumer, active_partitions, 0, max_records):
+                return fetched
+            waiter = fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=timeout)
+            if waiter.done():
+                waiter.result()  # an authorisation error, say
+            else:
+                waiter.cancel()
+            return self._parsed(fetcher, active_partitions)
 
     def _parsed(self, fetcher: Any, active: set[TP]) -> dict[TP, list[Any]]:
         """The records of fetched answers for topics of blocks, each answer as a whole."""
@@ -242,7 +251,9 @@ class BlockConsumer(driver.Consumer):  # type: ignore[misc]
         return await super()._getmany(free, timeout)
 
     def _wanted(self, tp: TP) -> bool:
-        return tp in self._placed and len(self._progress.get(tp, ())) < self.limits[tp.topic].blocks
+        progress = self._progress.get(tp)
+        room = progress is None or progress.unprocessed < self.limits[tp.topic].blocks
+        return tp in self._placed and room
 
     def is_current(self, block: Block) -> bool:
         """Whether a block is of the present assignment: one of before leaves a gap, since reading has gone back."""

@@ -240,12 +240,12 @@ def start_store(home: Path, path: Path | None = None) -> Server:
 
 
 class Cutter:
-    """A proxy on loopback that cuts most connections after a random number of bytes, in either direction."""
+    """A proxy on loopback that, once ``armed``, cuts connections after a random number of bytes of either side."""
 
     def __init__(self, port: int, dice: Random) -> None:
         self._to, self._dice = port, dice
-        self.cuts = 0
-        self.port = 0
+        self.armed = False
+        self.cuts = self.port = 0
         self._pipes: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Cutter:
@@ -277,10 +277,10 @@ class Cutter:
 
     async def _pipe(self, source: asyncio.StreamReader, to: asyncio.StreamWriter, left: list[int]) -> None:
         while data := await source.read(65_536):
-            to.write(data[: left[0]])
+            to.write(data[: max(left[0], 0)] if self.armed else data)
             await to.drain()
             left[0] -= len(data)
-            if left[0] < 0:
+            if self.armed and left[0] < 0:
                 self.cuts += 1
                 return
 
@@ -289,10 +289,9 @@ class OldSink(LoweredSink):
     """The lowered sink for the dump: a server of 2018 sends a block of empty arrays with bytes too many."""
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
-        for table in TABLES:
-            for name, kind in _types(table):
-                if kind.startswith("Array(LowCardinality"):
-                    sql = sql.replace(f"`{name}` AS", f"arrayMap(x -> toString(x), `{name}`) AS")
+        for table in [table for table, (view, _) in TABLES.items() if f"FROM {view} " in sql]:
+            for name in [name for name, kind in _types(table) if kind.startswith("Array(LowCardinality")]:
+                sql = sql.replace(f"`{name}` AS", f"arrayMap(x -> toString(x), `{name}`) AS")
         return await super().query(sql)
 
 

@@ -21,4 +21,8 @@ def open_sink(settings: Settings) -> Sink:
         from stream.sinks.chdb import ChdbSink
 
         return ChdbSink(settings.store, database=settings.database)
-    raise ValueError(f"RADAR_SINK is {settings.sink!r}: set it to 'chdb' or 'clickhouse'")
+    if settings.sink == "none":
+        from stream.sinks.none import NoSink
+
+        return NoSink()
+    raise ValueError(f"RADAR_SINK is {settings.sink!r}: set it to 'chdb', 'clickhouse' or 'none'")

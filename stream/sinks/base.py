@@ -1,8 +1,8 @@
 """The contract of a sink: rows in, durable before it returns.
 
 A worker calls ``write`` before it saves state and before it acknowledges the block the rows come from, so a crash
-anywhere leads to the same rows again; every table therefore replaces rows with equal keys. One sink belongs to one
-task: it is not shared between agents.
+anywhere leads to the same rows again; every table therefore replaces rows with equal keys. The lanes of a worker share
+one sink.
 """
 
 from __future__ import annotations
