@@ -101,7 +101,10 @@ def test_any_value_in_any_field_is_an_event_or_a_reject_never_an_exception(topic
     assert len(decoded.events) + len(decoded.rejects) == 1
 
 
-@given(st.lists(st.tuples(st.sampled_from([*CLICK, "query", "results", "price", "quantity", "heartbeat"]), json_values)))
+FIELDS = [*CLICK, "query", "results", "price", "quantity", "heartbeat"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(FIELDS), json_values)))
 def test_columns_of_clicks_hold_what_record_by_record_decoding_gives(changes: list[tuple[str, Any]]) -> None:
     values = [{**CLICK, name: value} for name, value in changes] + [{"heartbeat": NOW, "replay": True}, CLICK]
     records = [Record(i, orjson.dumps(value)) for i, value in enumerate(values)]

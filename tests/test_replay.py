@@ -18,8 +18,8 @@ from stream.events import SOURCES, decode
 from stream.replay import BadEventFile, Event, ReplaySummary, read_events, replay, replay_events
 from stream.replay import write_events as write
 from stream.settings import Settings
-from stream.sinks.kafka import partition_of
 from stream.simulate import Shop
+from stream.sinks.kafka import partition_of
 
 START = 1_772_380_800_000
 

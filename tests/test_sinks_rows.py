@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stream import records
+from stream.settings import Settings
 from stream.sinks import open_sink, refusals, rows
 from stream.sinks.base import SinkRejected, SinkUnavailable
 from stream.windows.behaviour import PANE_FEATURES
@@ -241,7 +242,6 @@ def test_overload_is_told_from_refusal(code: int, error: type[Exception]) -> Non
 
 
 def test_open_sink_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stream.settings import Settings
     from stream.sinks.chdb import ChdbSink
     from stream.sinks.clickhouse import ClickHouseSink
 
@@ -252,3 +252,12 @@ def test_open_sink_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None
         open_sink(Settings(sink="oracle"))
     with pytest.raises(ValueError, match="host:port"):
         open_sink(Settings(sink="clickhouse", clickhouse="somewhere"))
+
+
+async def test_without_tables_rows_go_nowhere_and_a_query_says_so() -> None:
+    async with open_sink(Settings(sink="none")) as sink:
+        await sink.write("alerts", [{}])
+        with pytest.raises(SinkRejected, match="RADAR_SINK"):
+            await sink.query("SELECT 1")
+    with pytest.raises(ValueError, match="'none'"):
+        open_sink(Settings(sink="nowhere"))
