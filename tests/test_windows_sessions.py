@@ -129,8 +129,7 @@ def columns(clicks: list[dict[str, Any]], cuts: list[int], restart: bool) -> dic
     ended, told, looked = [], [], []
 
     def note(taken: Any) -> None:
-        for record in taken.ended:
-            ended.append({name: value for name, value in record.items() if name in wanted})
+        ended.extend({name: value for name, value in record.items() if name in wanted} for record in taken.ended)
         told.extend((t.ts, t.user_id, t.intent, products.ids[t.product] if t.product >= 0 else "") for t in taken.told)
         looked.extend(zip([products.ids[p] if p >= 0 else "" for p in taken.looked_at], taken.dwell, strict=True))
 
