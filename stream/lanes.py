@@ -95,21 +95,26 @@ class Processor(Protocol):
 
 
 class Flood:
-    """Watches the share of bad records (last 1,000 records and up) and the run of bad ones."""
+    """Watches the share of bad records (last 1,000 records and up) and the run of bad ones, wherever blocks are cut."""
 
     def __init__(self, ratio: float, run: int) -> None:
         self._ratio, self._run_limit = ratio, run
         self._good = self._bad = self._run = 0
 
-    def count(self, good: int, bad: int) -> None:
-        """Raises :class:`DeadLetterFlood` over a limit."""
-        self._run = 0 if good else self._run + bad
-        self._good, self._bad = self._good + good, self._bad + bad
+    def count(self, first: int, last: int, bad: Sequence[int]) -> None:
+        """The records from offset ``first`` to ``last``, with the offsets of bad ones in order. Raises
+        :class:`DeadLetterFlood` over a limit."""
+        run, after, longest = self._run, first, 0
+        for offset in bad:
+            run = run + 1 if offset == after else 1
+            after, longest = offset + 1, max(longest, run)
+        self._run = run if after == last + 1 else 0
+        self._good, self._bad = self._good + last - first + 1 - len(bad), self._bad + len(bad)
         seen = self._good + self._bad
-        if self._run >= self._run_limit or (seen >= 1_000 and self._bad > self._ratio * seen):
+        if longest >= self._run_limit or (seen >= 1_000 and self._bad > self._ratio * seen):
             raise DeadLetterFlood(
-                f"{self._bad} of the last {seen} records were unreadable; the reasons are in topic 'deadletters'. "
-                "Check the producer; raise RADAR_DEADLETTER_RATIO or RADAR_DEADLETTER_RUN to let them pass."
+                f"{longest} unreadable records in a row, {self._bad} of the last {seen}; topic 'deadletters' has the "
+                "reasons. Check the producer; raise RADAR_DEADLETTER_RATIO or RADAR_DEADLETTER_RUN to let them pass."
             )
         if seen >= 1_000:
             self._good, self._bad = self._good // 2, self._bad // 2
@@ -244,12 +249,13 @@ class Lane:
         if block.last >= position:
             self._torn = True
             effects = await self._processor.process(block)
+            bad = sorted(reject.offset for reject in effects.rejects)
             self._bury(block, effects)
             self._effects.merge(effects)
             self._positions[block.topic] = block.last + 1
             self._torn = False
             try:
-                self._flood.count(len(block) - effects.counts["rejected"], effects.counts["rejected"])
+                self._flood.count(block.first, block.last, bad)
             except DeadLetterFlood:
                 await self._write_effects()  # so that the reasons can be read; nothing is acknowledged
                 raise

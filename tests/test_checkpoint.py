@@ -275,17 +275,31 @@ async def test_a_flood_leaves_its_reasons_and_acknowledges_nothing() -> None:
 
 def test_a_flood_of_bad_records_stops_by_run_and_by_share() -> None:
     with pytest.raises(DeadLetterFlood, match="RADAR_DEADLETTER"):
-        Flood(0.5, 100).count(0, 100)
+        Flood(0.5, 100).count(0, 99, range(100))
     flood = Flood(0.5, 100_000)
     with pytest.raises(DeadLetterFlood):
-        for _ in range(2_000):
-            flood.count(1, 2)
+        for first in range(0, 6_000, 3):
+            flood.count(first, first + 2, [first, first + 1])
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(1, 12), st.integers(1, 60))
+def test_a_run_of_bad_records_is_seen_wherever_the_blocks_are_cut(bad: list[bool], limit: int, cut: int) -> None:
+    longest = max(len(run) for run in "".join("x" if each else " " for each in bad).split(" "))
+    flood, stopped = Flood(1.0, limit), False
+    for first in range(0, len(bad), cut):
+        last = min(first + cut, len(bad)) - 1
+        try:
+            flood.count(first, last, [offset for offset in range(first, last + 1) if bad[offset]])
+        except DeadLetterFlood:
+            stopped = True
+            break
+    assert stopped == (longest >= limit)
 
 
 def test_few_bad_records_among_many_good_ones_never_stop() -> None:
     flood = Flood(0.5, 100)
-    for _ in range(5_000):
-        flood.count(5, 1)
+    for first in range(0, 30_000, 6):
+        flood.count(first, first + 5, [first])
 
 
 async def test_a_save_that_is_cancelled_ends_with_its_writes_done() -> None:
