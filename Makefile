@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test test-kafka check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay lock clean
+.PHONY: help setup setup-all demo test test-kafka test-faults check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,11 +26,14 @@ setup-all: $(VENV)/all.stamp  ## the same plus tests, training and bench
 demo: setup  ## start the embedded stack, feed it a simulated shop with incidents, report what was found
 	$(BIN)/radar demo
 
-test: setup-all  ## all tests but those on Apache Kafka
-	$(BIN)/python -m pytest -m 'not kafka'
+test: setup-all  ## all tests but those on Apache Kafka and the long ones of faults
+	$(BIN)/python -m pytest -m 'not kafka and not faults'
 
 test-kafka: setup-all  ## minutes: the tests on Apache Kafka itself (Java 17, Maven); says why where it skips them
 	$(BIN)/python -m pytest -m kafka -rs
+
+test-faults: setup-all  ## ten minutes: workers killed 50 times, stores, disks, clocks and deliveries gone wrong
+	$(BIN)/python -m pytest tests/test_faults.py -rs
 
 check: setup-all  ## ruff and mypy (strict)
 	$(BIN)/ruff check .

@@ -189,6 +189,7 @@ async def test_connections_to_the_store_that_break_anywhere(
         assert cutter.cuts > 20
 
 
+@pytest.mark.faults
 async def test_the_store_killed_while_it_takes_rows(
     run: Callable[..., Run], records: list[Record], undisturbed: Dump, tmp_path: Path
 ) -> None:
@@ -222,6 +223,7 @@ async def test_the_disk_of_the_store_full(
             assert_same(await one.finish(), undisturbed)
 
 
+@pytest.mark.faults
 async def test_a_clock_that_is_set_an_hour_forth_and_back(
     run: Callable[..., Run], records: list[Record], undisturbed: Dump
 ) -> None:
