@@ -112,7 +112,7 @@ async def test_workers_killed_at_random_moments(
 async def test_workers_that_come_and_go(
     many: bool, run: Callable[..., Run], records: list[Record], undisturbed: Dump
 ) -> None:
-    """The first one stays: what it keeps goes on in memory."""
+    """The first one stays: what it keeps goes on in memory, but for a text lane that was stopped while it scored."""
     async with run("rebalanced") as one:
         await one.start(0)
         first, *rest = parts(records, (10 if many else 2) + 1)
@@ -127,8 +127,8 @@ async def test_workers_that_come_and_go(
             await feeding
         assert_same(await one.finish(), undisturbed)
         kept = [int(count) for count in re.findall(r"lanes: .*; (\d+) kept", one.log(0))]
-        assert len(kept) > len(rest)
-        assert all(count >= 4 for count in kept[1:]), kept
+        assert len(kept) > len(rest) // 2  # two changes may make one rebalance
+        assert all(count >= 2 for count in kept[1:]), kept
 
 
 async def test_a_worker_that_hangs_until_its_partitions_have_moved(
