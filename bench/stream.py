@@ -1,9 +1,9 @@
 """``make bench-stream``: clicks per second through one worker, beside other stream processors on the same topic.
 
 Ours is a real worker: clicks decoded and checked, sessions, product panes, the panes sent through ``signals`` to the
-fusion lanes, checkpoints. A second run also stores its rows in chDB; a third has a catalogue of 1,000 products besides,
-so that it recommends. The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as many of
-the first clicks as it manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that contains it;
+fusion lanes, rows stored in chDB, checkpoints. A second run has a catalogue of 1,000 products, so that it recommends too.
+The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as many of the first clicks as it
+manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that contains it;
 beside it stands the one until every window is closed and saved. The limit reads and parses.
 All run in turn in one call, and the windows that each
 found are compared with those that lie in the topic. Rates per second are of wall time on a machine that broker and
@@ -50,8 +50,8 @@ from stream.topics import ensure_topics
 from stream.transport import Block
 
 OURS: Final = "demand-radar"
-#: Our runs: products of the catalogue, and the sink.
-RUNS: Final = {"windows": (0, "none"), "stored": (0, "chdb"), "recommending": (1_000, "chdb")}
+#: Our runs, and the products of the catalogue.
+RUNS: Final = {"windows": 0, "recommending": 1_000}
 #: How many of the first clicks a peer gets: about 15 s of work on two cores; the limit gets all.
 SHARES: Final = {"faust_stock": 60_000, "quix": 150_000, "bytewax": 600_000}
 PEERS: Final = ("librdkafka", *SHARES)
@@ -77,8 +77,8 @@ async def compare(broker: str, count: int, peers: Iterable[str], profile: bool) 
     clicks = events(count)
     async with servers(broker) as settings:
         rows = []
-        for name, (products, sink) in RUNS.items():
-            run = settings.model_copy(update={"prefix": f"{name}-", "sink": sink})
+        for name, products in RUNS.items():
+            run = settings.model_copy(update={"prefix": f"{name}-"})
             await ensure_topics(run)
             begun = time.perf_counter()
             await asyncio.to_thread(fill, run, clicks, products)

@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     # Servers
     broker: str = Field(default="127.0.0.1:9092", description="Kafka bootstrap servers, comma separated")
     triton: str = Field(default="127.0.0.1:8001", description="Triton gRPC address; empty: score in this process")
-    sink: str = Field(default="chdb", description="'chdb' (embedded store), 'clickhouse' or 'none'")
+    sink: str = Field(default="chdb", description="'chdb' (embedded store) or 'clickhouse' (native protocol)")
     store: str = Field(default="http://127.0.0.1:8123", description="address of the embedded chDB store")
     clickhouse: str = Field(default="127.0.0.1:9000", description="ClickHouse native address")
     clickhouse_user: str = "default"

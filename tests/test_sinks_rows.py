@@ -252,12 +252,3 @@ def test_open_sink_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> None
         open_sink(Settings(sink="oracle"))
     with pytest.raises(ValueError, match="host:port"):
         open_sink(Settings(sink="clickhouse", clickhouse="somewhere"))
-
-
-async def test_without_tables_rows_go_nowhere_and_a_query_says_so() -> None:
-    async with open_sink(Settings(sink="none")) as sink:
-        await sink.write("alerts", [{}])
-        with pytest.raises(SinkRejected, match="RADAR_SINK"):
-            await sink.query("SELECT 1")
-    with pytest.raises(ValueError, match="'none'"):
-        open_sink(Settings(sink="nowhere"))

@@ -21,8 +21,4 @@ def open_sink(settings: Settings) -> Sink:
         from stream.sinks.chdb import ChdbSink
 
         return ChdbSink(settings.store, database=settings.database)
-    if settings.sink == "none":
-        from stream.sinks.none import NoSink
-
-        return NoSink()
-    raise ValueError(f"RADAR_SINK is {settings.sink!r}: set it to 'chdb', 'clickhouse' or 'none'")
+    raise ValueError(f"RADAR_SINK is {settings.sink!r}: set it to 'chdb' or 'clickhouse'")
