@@ -2,12 +2,11 @@
 
 Ours is a real worker: clicks decoded and checked, sessions, product panes, the panes sent through ``signals`` to the
 fusion lanes, rows stored in chDB, checkpoints. A second run has a catalogue of 1,000 products, so that it recommends
-too. The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as many of the first clicks as
-it manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that contains it; beside it stands the
-one until every window is closed and saved. The limit reads and parses.
-All run in turn in one call, and the windows that each
-found are compared with those that lie in the topic. Rates per second are of wall time on a machine that broker and
-store share; rates per CPU second count the process itself and suffer less from neighbours.
+too. The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as many of the first clicks
+as it manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that contains it; beside it
+stands the one until every window is closed and saved. The limit reads and parses. All run in turn in one call, and
+the windows that each found are compared with those that lie in the topic. Rates per second are of wall time on a
+machine that broker and store share; rates per CPU second count the process itself and suffer less from neighbours.
 
 ``--profile`` shows where the worker spends its time, ``--keys`` what a click costs the click lane alone at different
 numbers of shoppers. The last line is one JSON object.
