@@ -2,11 +2,12 @@
 
 Ours is a real worker: clicks decoded and checked, sessions, product panes, the panes sent through ``signals`` to the
 fusion lanes, rows stored in chDB, checkpoints. A second run has a catalogue of 1,000 products, so that it recommends
-too. The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as many of the first clicks
-as it manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that contains it; beside it
-stands the one until every window is closed and saved. The limit reads and parses. All run in turn in one call, and
-the windows that each found are compared with those that lie in the topic. Rates per second are of wall time on a
-machine that broker and store share; rates per CPU second count the process itself and suffer less from neighbours.
+too; a third has two workers. The peers (``bench/peers``) keep sessions and product panes, nothing else; each takes as
+many of the first clicks as it manages in some 15 s. A rate runs to the last click, for ours to the checkpoint that
+contains it; beside it stands the one until every window is closed and saved. The limit reads and parses. All run in
+turn in one call, and the windows that each found are compared with those that lie in the topic. Rates per second are
+of wall time on a machine that broker and store share; rates per CPU second count the process itself and suffer less
+from neighbours.
 
 ``--profile`` shows where the worker spends its time, ``--keys`` what a click costs the click lane alone at different
 numbers of shoppers. The last line is one JSON object.
@@ -49,8 +50,8 @@ from stream.topics import ensure_topics
 from stream.transport import Block
 
 OURS: Final = "demand-radar"
-#: Our runs, and the products of the catalogue.
-RUNS: Final = {"windows": 0, "recommending": 1_000}
+#: Our runs: products of the catalogue, and workers.
+RUNS: Final = {"windows": (0, 1), "recommending": (1_000, 1), "two_workers": (0, 2)}
 #: How many of the first clicks a peer gets: about 15 s of work on two cores; the limit gets all.
 SHARES: Final = {"faust_stock": 60_000, "quix": 150_000, "bytewax": 600_000}
 PEERS: Final = ("librdkafka", *SHARES)
@@ -76,13 +77,13 @@ async def compare(broker: str, count: int, peers: Iterable[str], profile: bool) 
     clicks = events(count)
     async with servers(broker) as settings:
         rows = []
-        for name, products in RUNS.items():
+        for name, (products, workers) in RUNS.items():
             run = settings.model_copy(update={"prefix": f"{name}-"})
             await ensure_topics(run)
             begun = time.perf_counter()
             await asyncio.to_thread(fill, run, clicks, products)
             say(f"{name}: {count:,} clicks in the topic after {time.perf_counter() - begun:.1f} s")
-            rows.append({"peer": name} | await through_the_worker(run, clicks, profile))
+            rows.append({"peer": name} | await through_the_workers(run, clicks, workers, profile))
         settings = run
         rows += [await asyncio.to_thread(through_a_peer, name, settings, clicks) for name in peers]
     return rows
@@ -102,36 +103,40 @@ async def servers(broker: str) -> AsyncIterator[Settings]:
                 yield stack.settings.model_copy(update={"broker": kafka.address})
 
 
-async def through_the_worker(settings: Settings, clicks: Clicks, profile: bool) -> Figures:
-    """A worker that finds the clicks in the topic, from its readiness to all of them durable."""
+async def through_the_workers(settings: Settings, clicks: Clicks, count: int, profile: bool) -> Figures:
+    """Workers that find the clicks in the topic, from the readiness of all to the last click durable."""
     log = settings.home / "worker.log"
     with log.open("wb") as output:
-        worker = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings), stderr=output)
+        numbered = [environment(settings) | {"RADAR_WORKER_INDEX": str(number)} for number in range(count)]
+        workers = [await asyncio.create_subprocess_exec(*WORKER, env=each, stderr=output) for each in numbered]
     try:
-        while not (settings.home / "worker-0.ready").exists():
-            if worker.returncode is not None:
-                raise RuntimeError(f"the worker ended: {tail(log)}")
+        while not all((settings.home / f"worker-{number}.ready").exists() for number in range(count)):
+            if any(worker.returncode is not None for worker in workers):
+                raise RuntimeError(f"a worker ended: {tail(log)}")
             await asyncio.sleep(0.02)
-        with sampled(worker.pid, settings.home / "profile") if profile else nullcontext():
-            begun, before = time.perf_counter(), cpu_seconds(worker.pid)
+        with sampled(workers[0].pid, settings.home / "profile") if profile else nullcontext():
+            begun, done = time.perf_counter(), clicks_saved(settings)
+            before = sum(cpu_seconds(worker.pid) for worker in workers)
             while clicks_saved(settings) < len(clicks):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            seconds, cpu = time.perf_counter() - begun, cpu_seconds(worker.pid) - before
+            seconds = time.perf_counter() - begun
+            cpu = sum(cpu_seconds(worker.pid) for worker in workers) - before
             if not await wait_until_caught_up(settings, int(clicks.ts.max()) + settings.session_gap_ms):
-                raise RuntimeError(f"the worker did not finish: {tail(log)}")
+                raise RuntimeError(f"the workers did not finish: {tail(log)}")
             closed = time.perf_counter() - begun
         counts = totals(read_lanes(settings))[settings.topic("clicks")]
     finally:
-        if worker.returncode is None:
-            worker.terminate()
-        await worker.wait()
+        for worker in workers:
+            if worker.returncode is None:
+                worker.terminate()
+            await worker.wait()
     figures = {
         "version": f"{OURS} {version(OURS)}",
         "events": len(clicks),
         "seconds": round(seconds, 3),
-        "events_per_s": round(len(clicks) / seconds, 1),
-        "events_per_cpu_s": round(len(clicks) / cpu, 1),
-        "closed_events_per_s": round(len(clicks) / closed, 1),
+        "events_per_s": round((len(clicks) - done) / seconds, 1),
+        "events_per_cpu_s": round((len(clicks) - done) / cpu, 1),
+        "closed_events_per_s": round((len(clicks) - done) / closed, 1),
         "sessions": counts["sessions"],
         "panes": await asyncio.to_thread(panes_sent, settings),
         "positions": [len(clicks)] * settings.partitions,
