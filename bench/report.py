@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 
 
-def result(bench: str, figures: dict[str, Any], packages: Iterable[str]) -> str:
-    """The line."""
+def result(bench: str, figures: dict[str, Any], packages: Iterable[str], peers: Mapping[str, str] | None = None) -> str:
+    """The line; ``peers`` are versions found elsewhere than in this environment."""
     machine = f"{_cpu()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    versions = {name: version(name) for name in ("demand-radar", *packages)}
+    versions = {name: version(name) for name in ("demand-radar", *packages)} | dict(peers or {})
     line = {"bench": bench, "figures": figures, "machine": machine, "versions": versions}
     return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS).decode()
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -40,6 +39,7 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from bench.report import result
 from bench.workload import START, Clicks, catalogue, events, fill
 from stream.agents import clicks as lane
 from stream.recommend.catalogue import Catalogue, Product
@@ -383,16 +383,15 @@ def main() -> None:
     peers = [name for name in options.peers.split(",") if name and not options.profile]
     if unknown := set(peers) - set(PEERS):
         parser.error(f"unknown peers {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
-    versions = {name: version(name) for name in PACKAGES}
+    versions: dict[str, str] = {}
     if options.keys:
         sizes = [int(size) for size in options.keys.split(",")]
         figures = show_cost({size: asyncio.run(cost(size, options.events)) for size in sizes})
     else:
         rows = asyncio.run(compare(options.broker, options.events, peers, options.profile))
         figures = show(rows, options.events, options.broker)
-        versions |= dict(row["version"].split() for row in rows if "version" in row)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    print(orjson.dumps({"bench": "stream", "figures": figures, "machine": machine, "versions": versions}).decode())
+        versions = dict(row["version"].split() for row in rows if "version" in row)
+    print(result("stream", figures, PACKAGES, versions))
 
 
 def has_java() -> bool:

@@ -37,15 +37,11 @@ from stream.transport import Block
 from stream.windows.behaviour import COUNTS, NONE, PANE_FEATURES, SUMS, BehaviourPanes, Longs, Pane, Products
 from stream.windows.chats import Chats, Said
 from stream.windows.counted import Counted
-from stream.windows.sessions import Batch, Sessions, Taken, Told
+from stream.windows.sessions import COLUMN, Batch, Sessions, Taken, Told
 from stream.windows.watermark import BEGINNING, MinWatermark
 
 CHUNK: Final = 1_000  # products in one message
 ACTION: Final = {name: place for place, name in enumerate(ACTIONS)}
-#: Column of a pane's counts by action.
-COUNTED: Final = np.array([COUNTS.index(name) for name in (
-    "views", "searches", "carts", "uncarts", "favorites", "checkouts", "purchases", "returns",
-)])  # fmt: skip
 EMPTY, ABANDONS, COMPARISONS, PRICED = (
     COUNTS.index(name) for name in ("empty_searches", "abandons", "comparisons", "priced")
 )
@@ -260,7 +256,7 @@ class Clicks:
         empty = np.flatnonzero(batch.empty & (product == NONE))
         if len(empty):
             product[empty] = self._products.numbers([self._missed(clicks[i].query or "") for i in empty.tolist()])
-        feature = np.where(batch.empty, EMPTY, COUNTED[batch.action])
+        feature = np.where(batch.empty, EMPTY, COLUMN[batch.action])
         about = product != NONE
         priced = about & ~np.isnan(batch.price)
         cents = np.zeros(len(batch), np.int64)
@@ -298,7 +294,7 @@ class Clicks:
                 start = click.ts - click.ts % self._settings.pane_ms
                 pane = panes.setdefault(start, Pane(start, self._settings.max_keys))
                 at = np.array([product], np.int32)
-                pane.count(at, np.array([EMPTY if empty else COUNTED[ACTION[click.action]]]))
+                pane.count(at, np.array([EMPTY if empty else COLUMN[ACTION[click.action]]]))
                 if click.price is not None:
                     pane.count(at, np.array([PRICED]))
                     pane.sum(at, CENTS, np.array([round(click.price * 100)]))

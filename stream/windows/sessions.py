@@ -28,7 +28,7 @@ from stream.checkpoint import Log, Segments, in_order, pack, unpack
 from stream.events import ACTIONS
 from stream.recommend.intent import INTENTS
 from stream.records import content_id
-from stream.windows.behaviour import DWELL_MS, NONE, Ints, Longs, Products, grown
+from stream.windows.behaviour import DWELL_MS, NONE, PANE_FEATURES, Ints, Longs, Products, grown
 from stream.windows.index import Index
 
 REMEMBERED: Final = 12  # products of a session
@@ -40,19 +40,9 @@ SHARD_ROWS: Final = 65_536  # rows that are folded together
 BETWEEN: Final = b"\0\0"  # ids have no null bytes and are not empty
 
 #: Columns of ``counts``, by the names they have in a closed session.
-COUNTED: Final = (
-    "views",
-    "searches",
-    "empty_searches",
-    "carts",
-    "uncarts",
-    "favorites",
-    "checkouts",
-    "purchases",
-    "returns",
-)
+COUNTED: Final = PANE_FEATURES[: PANE_FEATURES.index("returns") + 1]
 VIEW, SEARCH, CART, UNCART = (ACTIONS.index(name) for name in ("view", "search", "cart", "uncart"))
-#: Column of ``counts`` of each action.
+#: Column of ``counts``, here and in panes, of each action.
 COLUMN: Final = np.array([0, 1, 3, 4, 5, 6, 7, 8])
 EMPTY, CARTS, PURCHASES = (COUNTED.index(name) for name in ("empty_searches", "carts", "purchases"))
 BIT: Final = {name: 1 << place for place, name in enumerate(INTENTS)}
