@@ -175,7 +175,7 @@ class Radar:
             self._tasks[key] = asyncio.create_task(self._guard(lane), name=f"lane {key.topic}/{key.partition}")
         log.info(
             "lanes: %s; %d kept",
-            ", ".join(sorted(f"{tp.topic}/{tp.partition}" for tp in self.lanes)) or "none",
+            ", ".join(sorted(lane.name for lane in self.lanes.values())) or "none",
             len(kept),
         )
         self.ready.set()

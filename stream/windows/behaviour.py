@@ -127,9 +127,7 @@ class Pane:
 
     def _rows(self, products: Ints) -> tuple[Longs, npt.NDArray[np.bool_]]:
         """Which of the products there is room for, as a mask, and the rows of those."""
-        most = int(products.max(initial=-1)) + 1
-        if most > len(self._row):
-            self._row = grown(self._row, most, -1)
+        self._know(products)
         found = self._row[products]
         if (found < 0).any():
             new = products[found < 0]
@@ -144,6 +142,12 @@ class Pane:
         self.overflow += len(products) - len(rows)
         self._changed[rows] = self.log.next
         return rows, fits
+
+    def _know(self, products: Ints) -> None:
+        """Have an entry in ``_row`` for each of these."""
+        most = int(products.max(initial=-1)) + 1
+        if most > len(self._row):
+            self._row = grown(self._row, most, -1)
 
     def _grow(self, size: int) -> None:
         if size > len(self.products):
@@ -191,9 +195,7 @@ class Pane:
         self._grow(self.size)
         self.products[rows], self.counts[rows], self.sums[rows] = products, counts, sums
         self._changed[rows] = number
-        most = int(products.max(initial=-1)) + 1
-        if most > len(self._row):
-            self._row = grown(self._row, most, -1)
+        self._know(products)
         self._row[products] = rows
 
 
