@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from stream.checkpoint import Changes, Checkpoints, Segments
+from stream.columns import Columns
 from stream.events import Reject
 from stream.preprocess import mask
 from stream.records import DeadLetter, to_dict
@@ -47,9 +48,11 @@ class DeadLetterFlood(RuntimeError):
 
 @dataclass(slots=True)
 class Effects:
-    """What a block leads to. Rows by table; messages as (topic, key, value, partition or None)."""
+    """What a block leads to. Rows by table, one by one or many in columns; messages as (topic, key, value, partition
+    or None)."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    columns: dict[str, list[Columns]] = field(default_factory=lambda: defaultdict(list))
     messages: list[tuple[str, str | None, dict[str, Any], int | None]] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -57,10 +60,17 @@ class Effects:
     def merge(self, other: Effects) -> None:
         for table, rows in other.rows.items():
             self.rows[table].extend(rows)
+        for table, parts in other.columns.items():
+            self.columns[table].extend(parts)
         self.messages.extend(other.messages)
         self.rejects.extend(other.rejects)
         for name, count in other.counts.items():
             self.counts[name] += count
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows there are to write."""
+        return sum(map(len, self.rows.values())) + sum(len(part) for parts in self.columns.values() for part in parts)
 
     def by_topic(self) -> dict[str, list[Message]]:
         """The messages of each topic, in their order."""
@@ -202,7 +212,7 @@ class Lane:
                 continue
             await self._take(block, acknowledge)
             now = time.monotonic()
-            if now >= due or sum(map(len, self._effects.rows.values())) >= FLUSH_ROWS:
+            if now >= due or self._effects.waiting_rows >= FLUSH_ROWS:
                 await self.checkpoint()
                 due = time.monotonic() + self._interval
             elif now >= self._last_flush + FLUSH_SECONDS:
@@ -267,7 +277,7 @@ class Lane:
         now = time.monotonic()
         self._effects.merge(self._processor.tick(now - self._last_block, now - self._last_tick))
         self._last_tick = now
-        if self._positions != self._saved or self._unacked or self._effects.messages or self._effects.rows:
+        if self._positions != self._saved or self._unacked or self._effects.messages or self._effects.waiting_rows:
             await self.checkpoint()
 
     async def checkpoint(self) -> None:
@@ -310,6 +320,9 @@ class Lane:
             for table, rows in effects.rows.items():
                 self._step(f"writing to table {table}")
                 await self._until_taken(self._sink.write, table, rows)
+            for table, parts in effects.columns.items():
+                self._step(f"writing to table {table}")
+                await self._until_taken(self._sink.write, table, Columns.concat(parts))
             for topic, messages in effects.by_topic().items():
                 self._step(f"writing to topic {topic}")
                 await self._until_taken(self._out.send, self._topic_name(topic), messages)

@@ -260,6 +260,7 @@ def start_triton(home: Path, model_repo: Path) -> Server:
 class LoweredSink(ClickHouseSink):
     """The sink for a server of 2018."""
 
+    tick_ms: ClassVar[int] = 1000
     settings: ClassVar[dict[str, Any]] = {}
 
     def ddl(self) -> list[str]:

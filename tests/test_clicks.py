@@ -68,8 +68,8 @@ def results(
         records = [Record(offset, value) for offset, value in enumerate(values)]
 
         def keep(effects: Effects) -> None:
-            for table, name in (("sessions", "session_key"), ("recommendations", "trigger_id")):
-                rows[table].update((row[name], row) for row in effects.rows[table])
+            rows["sessions"].update((row["session_key"], row) for part in effects.columns["sessions"] for row in part)
+            rows["recommendations"].update((row["trigger_id"], row) for row in effects.rows["recommendations"])
             for _, _, message, _ in effects.messages:
                 if message.get("kind") == "panes":
                     panes[message["source"], *message["seq"], _] = message

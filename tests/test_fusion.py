@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -198,7 +199,7 @@ def run(
         position += size
         assert not effects.rejects, effects.rejects[0].reason
         counts.update(effects.counts)
-        for row in effects.rows["windows"]:
+        for row in chain(*effects.columns["windows"]):
             place = tuple(row[name] for name in ("pane_start", "scope", "product_id", "category", "revision"))
             assert windows.setdefault(place, row) == row
         for row in effects.rows["alerts"]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from stream import records
+from stream.columns import Columns
 from stream.settings import Settings
 from stream.sinks import open_sink, refusals, rows
 from stream.sinks.base import SinkRejected, SinkUnavailable
@@ -147,7 +148,7 @@ def columns_of(statement: str) -> list[str]:
 def test_a_row_has_exactly_the_columns_of_its_table(name: str) -> None:
     table = rows.table(name)
     statement = next(s for s in rows.ddl() if f"EXISTS {table.physical} (" in s)
-    assert [*table.row(one_of_each()[name]), "ingested_at"] == columns_of(statement)
+    assert [*table.columns([one_of_each()[name]]).names, "ingested_at"] == columns_of(statement)
 
 
 @pytest.mark.parametrize("name", rows.TABLES)
@@ -214,12 +215,12 @@ def test_an_unknown_table_says_which_there_are() -> None:
 def test_the_first_bad_row_is_found_and_those_before_it_are_written(bad: set[int]) -> None:
     written: list[int] = []
 
-    async def insert(part: Sequence[dict[str, Any]]) -> None:
+    async def insert(part: Columns) -> None:
         if any(row["n"] in bad for row in part):
             raise SinkRejected("no")
         written.extend(row["n"] for row in part)
 
-    batch = [{"n": n} for n in range(10)]
+    batch = Columns({"n": list(range(10))})
     first = min(bad)
     with pytest.raises(
         SinkRejected, match=rf"signals_v1 refuses row {first + 1} of 10: no. The row: {{\"n\":{first}}}"
@@ -229,11 +230,12 @@ def test_the_first_bad_row_is_found_and_those_before_it_are_written(bad: set[int
 
 
 def test_a_row_that_is_not_even_json_can_be_shown() -> None:
-    async def insert(part: Sequence[dict[str, Any]]) -> None:
+    async def insert(part: Columns) -> None:
         raise SinkRejected("no")
 
+    bad = Columns({"text": [LONE_SURROGATE]})
     with pytest.raises(SinkRejected, match="half"):
-        asyncio.run(refusals.write_or_name_the_bad_row(rows.table("signals"), [{"text": LONE_SURROGATE}], insert))
+        asyncio.run(refusals.write_or_name_the_bad_row(rows.table("signals"), bad, insert))
 
 
 @pytest.mark.parametrize(("code", "error"), [(241, SinkUnavailable), (252, SinkUnavailable), (27, SinkRejected)])

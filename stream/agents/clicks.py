@@ -25,6 +25,7 @@ from msgspec.structs import astuple
 
 from stream.agents.clock import SourceClock
 from stream.checkpoint import Changes, Log, Segments, in_order
+from stream.columns import Columns
 from stream.events import ACTIONS, Click, decode_clicks
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
@@ -82,7 +83,7 @@ class Clicks:
         self._sessions = Sessions(settings.session_gap_ms, settings.session_max_ms, self._products)
         self._panes = BehaviourPanes(settings.pane_ms, settings.max_keys)
         self._chats = Chats(settings.session_gap_ms)
-        self._ended: list[dict[str, Any]] = []  # sessions on their way to the chats
+        self._ended: list[Columns] = []  # sessions on their way to the chats
         self._over: dict[str, bytes | None] = {}  # segments of closed panes
         self._saved: bytes = b""
 
@@ -180,8 +181,8 @@ class Clicks:
         self._joint.report(self._source, mark.value, False, mark.replay)
         complete = self._chats.join(self._ended, self._joint.value, self._sessions.covers, self._settings.max_sessions)
         self._ended = []
-        effects.rows["sessions"] += complete
-        effects.counts["sessions"] += len(complete)
+        effects.columns["sessions"] += complete
+        effects.counts["sessions"] += sum(map(len, complete))
         self._make_room()
 
     def _boundaries(self, watermark: int) -> Iterator[int]:

@@ -47,7 +47,7 @@ from stream.records import Alert, Span, to_dict
 from stream.settings import Settings
 from stream.transport import Block
 from stream.windows.behaviour import PANE_FEATURES
-from stream.windows.tallies import Tally, Where, beyond, rank
+from stream.windows.tallies import Tally, Where, beyond, rank, window_columns
 from stream.windows.watermark import MinWatermark
 
 QUOTE_CHARACTERS: Final = 280
@@ -209,11 +209,14 @@ class Fusion:
             return {}
         self._make_room(start, effects, self._limit)
         cells: dict[Key, Cell] = {}
+        rows = []
         for where, tally in self._panes[start].items():
-            effects.rows["windows"].append(tally.row(start, where))
+            rows.append(tally.row(start, where))
             cells.update(tally.cells(where))
             tally.without_quotes()
-        effects.counts["windows"] += len(self._panes[start])
+        if rows:
+            effects.columns["windows"].append(window_columns(rows))
+        effects.counts["windows"] += len(rows)
         return cells
 
     def _correct_panes(self, boundary: int, effects: Effects) -> dict[int, dict[Key, Cell]]:
@@ -233,7 +236,7 @@ class Fusion:
                 tally.add(pane[where])
                 tally.revision += 1
                 self._tallied.changed[start].add(where)
-                effects.rows["windows"].append(tally.row(start, where))
+                effects.columns["windows"].append(window_columns([tally.row(start, where)]))
                 effects.counts["corrected"] += 1
         return cells
 

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from stream.columns import Columns
+
 Row = Mapping[str, Any]
 
 
@@ -45,7 +47,7 @@ class Sink(ABC):
         """Connect and create the database and tables that are missing. Raises :class:`SinkUnavailable`."""
 
     @abstractmethod
-    async def write(self, table: str, rows: Sequence[Row]) -> None:
+    async def write(self, table: str, rows: Sequence[Row] | Columns) -> None:
         """Make ``rows`` durable. Returning means that a query sees them. Raises :class:`SinkError`."""
 
     @abstractmethod

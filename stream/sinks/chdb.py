@@ -30,6 +30,7 @@ from aiohttp import web
 from chdb._exceptions import ChdbError  # what queries raise; chdb.ChdbError is another class of the same name
 from chdb.session import Session
 
+from stream.columns import Columns
 from stream.sinks import refusals, rows
 from stream.sinks.base import Row, Sink, SinkRejected, SinkUnavailable
 
@@ -54,11 +55,13 @@ class ChdbSink(Sink):
         for statement in rows.ddl():
             await self._post(self.database, statement)
 
-    async def write(self, table: str, records: Sequence[Row]) -> None:
+    async def write(self, table: str, records: Sequence[Row] | Columns) -> None:
         target = rows.table(table)
-        for start in range(0, len(records), CHUNK_ROWS):
-            columns = refusals.to_columns(target, records[start : start + CHUNK_ROWS])
-            await refusals.write_or_name_the_bad_row(target, columns, lambda part: self._insert(target.physical, part))
+        columns = refusals.to_columns(target, records) if records else Columns({})
+        for start in range(0, len(columns), CHUNK_ROWS):
+            await refusals.write_or_name_the_bad_row(
+                target, columns.cut(start, start + CHUNK_ROWS), lambda part: self._insert(target.physical, part)
+            )
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
         return lines(await self._post(self.database, sql))
@@ -68,12 +71,12 @@ class ChdbSink(Sink):
             await self._http.close()
             self._http = None
 
-    async def _insert(self, table: str, part: Sequence[Row]) -> None:
+    async def _insert(self, table: str, part: Columns) -> None:
         try:
-            data = b"\n".join(map(orjson.dumps, part))
+            data = orjson.dumps(dict(part.items()), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NAIVE_UTC)
         except TypeError as error:  # orjson.JSONEncodeError: e.g. half a surrogate pair
             raise SinkRejected(f"cannot be encoded: {error}") from error
-        await self._post(self.database, f"INSERT INTO {table} ({', '.join(part[0])}) FORMAT JSONEachRow", data)
+        await self._post(self.database, f"INSERT INTO {table} ({', '.join(part.names)}) FORMAT JSONColumns", data)
 
     async def _post(self, database: str, sql: str, data: bytes = b"") -> bytes:
         if self._http is None:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from clickhouse_driver import Client, errors
 
+from stream.columns import Column, Columns
 from stream.sinks import refusals, rows
 from stream.sinks.base import Row, Sink, SinkRejected, SinkUnavailable
 
@@ -24,6 +26,7 @@ T = TypeVar("T")
 
 class ClickHouseSink(Sink):
     #: Sent with every query. Asynchronous inserts would wait for company; a replay may touch many months at once.
+    tick_ms: ClassVar[int] = 1  # of a time in the tables
     settings: ClassVar[dict[str, Any]] = {"async_insert": 0, "max_partitions_per_insert_block": 0}
 
     def __init__(self, address: str, *, user: str, password: str, database: str) -> None:
@@ -49,12 +52,13 @@ class ClickHouseSink(Sink):
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
         await self._call(self._create_tables)
 
-    async def write(self, table: str, records: Sequence[Row]) -> None:
+    async def write(self, table: str, records: Sequence[Row] | Columns) -> None:
         target = rows.table(table)
         if records:
-            columns = refusals.to_columns(target, records)
             await refusals.write_or_name_the_bad_row(
-                target, columns, lambda part: self._call(self._insert, target.physical, part)
+                target,
+                refusals.to_columns(target, records),
+                lambda part: self._call(self._insert, target.physical, part),
             )
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
@@ -80,10 +84,17 @@ class ClickHouseSink(Sink):
         for statement in self.ddl():
             self._client.execute(statement)
 
-    def _insert(self, table: str, part: Sequence[Row]) -> None:
-        names = list(part[0])
-        values = [[row[name] for row in part] for name in names]
-        self._connected().execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES", values, columnar=True)
+    def _insert(self, table: str, part: Columns) -> None:
+        values = [self._values(column) for _, column in part.items()]
+        self._connected().execute(f"INSERT INTO {table} ({', '.join(part.names)}) VALUES", values, columnar=True)
+
+    def _values(self, column: Column) -> list[Any]:
+        """A list of its own: the driver writes into it."""
+        if isinstance(column, list):
+            return list(column)
+        ticks = column.astype(np.int64) // self.tick_ms if column.dtype.kind == "M" else column
+        values: list[Any] = ticks.tolist()
+        return values
 
     def _select(self, sql: str) -> list[dict[str, Any]]:
         found, columns = self._connected().execute(sql, with_column_types=True)

@@ -6,13 +6,16 @@ says that the same rows will be refused again and becomes :class:`SinkRejected`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import orjson
 
+from stream.columns import Columns
 from stream.sinks.base import Row, SinkError, SinkRejected, SinkUnavailable
-from stream.sinks.rows import Columns, Table
+from stream.sinks.rows import Records, Table
 
+#: What a record of another shape raises.
+MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError)
 #: A full disk: NOT_ENOUGH_SPACE and, where that was not foreseen, CANNOT_WRITE_TO_FILE_DESCRIPTOR.
 DISK = frozenset({243, 75})
 #: Overload, lost peers, full disks, restarts. Names: system.errors of ClickHouse.
@@ -43,20 +46,20 @@ def refusal(code: int, text: str) -> SinkError:
     return SinkUnavailable(summary) if code in NOT_NOW else SinkRejected(summary)
 
 
-def to_columns(table: Table, records: Sequence[Row]) -> list[Columns]:
-    """Table rows of ``records``; :class:`SinkRejected` shows the first record of another shape."""
-    rows = []
-    for number, record in enumerate(records, 1):
-        try:
-            rows.append(table.row(record))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
-            raise SinkRejected(_message(table, number, len(records), f"{error!r}", record)) from error
-    return rows
+def to_columns(table: Table, records: Records) -> Columns:
+    """The columns of ``records`` (at least one); :class:`SinkRejected` shows the first record of another shape."""
+    try:
+        return table.columns(records)
+    except MISSHAPEN as error:
+        for number, record in enumerate(records, 1):
+            try:
+                table.columns([record])
+            except MISSHAPEN as reason:
+                raise SinkRejected(_message(table, number, len(records), f"{reason!r}", record)) from reason
+        raise SinkRejected(f"{table.physical}: the rows do not have one shape: {error!r}") from error
 
 
-async def write_or_name_the_bad_row(
-    table: Table, rows: Sequence[Columns], insert: Callable[[Sequence[Columns]], Awaitable[None]]
-) -> None:
+async def write_or_name_the_bad_row(table: Table, rows: Columns, insert: Callable[[Columns], Awaitable[None]]) -> None:
     """``insert`` the rows; when they are refused, halve them until one is left and show it.
 
     The good rows before it are written on the way, which does no harm: rows with equal keys replace each other.
@@ -70,11 +73,11 @@ async def write_or_name_the_bad_row(
     while end - first > 1:
         middle = (first + end) // 2
         try:
-            await insert(rows[first:middle])
+            await insert(rows.cut(first, middle))
             first = middle
         except SinkRejected as error:
             reason, end = error, middle
-    raise SinkRejected(_message(table, first + 1, len(rows), str(reason), rows[first])) from reason
+    raise SinkRejected(_message(table, first + 1, len(rows), str(reason), next(iter(rows.cut(first, end))))) from reason
 
 
 def _message(table: Table, number: int, count: int, reason: str, row: Row) -> str:

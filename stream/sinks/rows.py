@@ -1,32 +1,33 @@
 """From records to table rows: the one place that knows both shapes.
 
-A row has exactly the columns of ``schema/<table>.sql`` that a worker writes (``ingested_at`` comes from the server);
-times are aware datetimes, nested lists become parallel arrays. The functions are pure and raise ``KeyError``,
-``TypeError`` or ``ValueError`` on a record of another shape. Physical tables carry a version: whoever changes a column
-adds the ``_v2`` table to the schema file, points the view at it and changes the name here.
+What goes to the server are exactly the columns of ``schema/<table>.sql`` that a worker writes (``ingested_at`` comes
+from the server); times are aware datetimes or arrays of ``datetime64[ms]``, nested lists become parallel arrays. The
+functions are pure and raise ``KeyError``, ``TypeError`` or ``ValueError`` on a record of another shape. Physical tables
+carry a version: whoever changes a column adds the ``_v2`` table to the schema file, points the view at it and changes
+the name here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from stream.columns import Columns
 from stream.records import Session, Window
 from stream.sinks.base import Row
 
 SCHEMA = Path(__file__).parent / "schema"
 END_MS = 9_214_646_400_000  # 2262-01-01: DateTime64 ends soon after
 SESSION = tuple(field.name for field in fields(Session))
-Columns = dict[str, Any]
-
-_window = itemgetter(*Window._fields)
+Records = Sequence[Row] | Columns
 
 
-def signal(record: Row) -> Columns:
+def signal(record: Row) -> dict[str, Any]:
     aspects, demands, entities = record["aspects"], record["demands"], record["entities"]
     return {
         "signal_id": record["signal_id"],
@@ -61,7 +62,7 @@ def signal(record: Row) -> Columns:
     }
 
 
-def alert(record: Row) -> Columns:
+def alert(record: Row) -> dict[str, Any]:
     lo, hi = record["band"]
     quotes, shares = record["evidence"], record["contributions"]
     return {
@@ -94,7 +95,7 @@ def alert(record: Row) -> Columns:
     }
 
 
-def recommendation(record: Row) -> Columns:
+def recommendation(record: Row) -> dict[str, Any]:
     products = record["products"]
     return {
         "trigger_id": record["trigger_id"],
@@ -110,23 +111,28 @@ def recommendation(record: Row) -> Columns:
     }
 
 
-def session(record: Row) -> Columns:
-    if len(record) != len(SESSION):
-        raise KeyError(f"a session has {len(SESSION)} fields, not {len(record)}")
-    columns = dict(record)
-    columns["started_at"] = moment(columns["started_at"])
-    columns["ended_at"] = moment(columns["ended_at"])
-    columns["cut"] = int(columns["cut"])
-    return columns
+def sessions(records: Records) -> Columns:
+    columns = _named(records, SESSION)
+    for name in ("started_at", "ended_at"):
+        columns[name] = moments(columns[name])
+    columns["cut"] = np.asarray(columns["cut"], np.uint8)
+    return Columns(columns)
 
 
-def window(record: Row) -> Columns:
-    columns = dict(zip(Window._fields, _window(record), strict=True))
-    columns["pane_start"] = moment(columns["pane_start"])
-    return columns
+def windows(records: Records) -> Columns:
+    columns = _named(records, Window._fields)
+    columns["pane_start"] = moments(columns["pane_start"])
+    return Columns(columns)
 
 
-def deadletter(record: Row) -> Columns:
+def _named(records: Records, names: Sequence[str]) -> dict[str, Any]:
+    table = records if isinstance(records, Columns) else Columns.of(records)
+    if sorted(table.names) != sorted(names):
+        raise KeyError(f"expected the fields {', '.join(names)}; found {', '.join(table.names)}")
+    return {name: table[name] for name in names}
+
+
+def deadletter(record: Row) -> dict[str, Any]:
     return {name: record[name] for name in ("topic", "partition", "offset", "reason", "payload")}
 
 
@@ -135,6 +141,16 @@ def moment(epoch_ms: int) -> datetime:
     if not 0 <= epoch_ms < END_MS:
         raise ValueError(f"time {epoch_ms} is not between 1970 and 2262")
     return datetime.fromtimestamp(epoch_ms / 1000, UTC)
+
+
+def moments(epoch_ms: Any) -> Any:
+    """The same for a column, as an array of ``datetime64[ms]`` in UTC."""
+    times = np.asarray(epoch_ms)
+    if times.dtype != np.int64:
+        raise TypeError("times are whole milliseconds")
+    for wrong in times[(times < 0) | (times >= END_MS)][:1].tolist():
+        moment(wrong)
+    return times.astype("M8[ms]")
 
 
 def small(number: int) -> int:
@@ -146,16 +162,21 @@ def small(number: int) -> int:
 
 class Table(NamedTuple):
     physical: str
-    row: Callable[[Row], Columns]
+    columns: Callable[[Records], Columns]
+
+
+def each(row: Callable[[Row], dict[str, Any]]) -> Callable[[Records], Columns]:
+    """Columns from records one by one."""
+    return lambda records: Columns.of([row(record) for record in records])
 
 
 TABLES: dict[str, Table] = {
-    "signals": Table("signals_v1", signal),
-    "alerts": Table("alerts_v1", alert),
-    "recommendations": Table("recommendations_v1", recommendation),
-    "sessions": Table("sessions_v2", session),
-    "windows": Table("windows_v1", window),
-    "deadletters": Table("deadletters_v1", deadletter),
+    "signals": Table("signals_v1", each(signal)),
+    "alerts": Table("alerts_v1", each(alert)),
+    "recommendations": Table("recommendations_v1", each(recommendation)),
+    "sessions": Table("sessions_v2", sessions),
+    "windows": Table("windows_v1", windows),
+    "deadletters": Table("deadletters_v1", each(deadletter)),
 }
 
 

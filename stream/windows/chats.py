@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from stream.checkpoint import Segments, in_order
+from stream.columns import Column, Columns
 from stream.records import content_id
 from stream.windows.sessions import COUNTED
-
-Session = dict[str, Any]
 
 
 class Said(NamedTuple):
@@ -41,90 +40,126 @@ class Chats:
         self._gap = gap
         self._clock = 0
         self._said: dict[str, dict[str, Said]] = defaultdict(dict)  # by user and signal
-        self._waiting: list[tuple[int, str, Session]] = []  # a heap by end
+        self._waiting: list[Columns] = []
+        self._soonest: list[int] = []  # the first end in each of them
+        self._size = 0  # sessions that wait
         self._heard = False  # since the last dump
-        self._unsaved: list[Session] = []
+        self._unsaved: list[Columns] = []
         self._segments: dict[int, int] = {}  # number: newest end in it
         self._next = 0
 
     def __len__(self) -> int:
         """Sessions that wait."""
-        return len(self._waiting)
+        return self._size
 
     def hear(self, user: str, said: Said) -> None:
         """Take a message in; a second delivery changes nothing."""
         self._said[user][said.signal_id] = said
         self._heard = True
 
-    def join(self, ended: list[Session], clock: int, covered: Callable[[str, int], bool], most: int) -> list[Session]:
+    def join(self, ended: list[Columns], clock: int, covered: Callable[[str, int], bool], most: int) -> list[Columns]:
         """Sessions that are complete at ``clock``, the joint watermark, among ``ended`` and those that waited.
 
         ``covered(user, ts)`` says whether a shopper has an open session that a message at ``ts`` belongs to.
         """
         self._clock = clock
-        ready = []
-        for session in ended:
-            if session["ended_at"] + self._gap < clock:
-                ready.append(session)
-            else:
-                heappush(self._waiting, (*_age(session), session))
-                self._unsaved.append(session)
-        while self._waiting and (self._waiting[0][0] + self._gap < clock or len(self._waiting) > most):
-            ready.append(heappop(self._waiting)[2])
+        ready = self._overdue()
+        for sessions in ended:
+            over, waiting = self._split(sessions)
+            ready += over
+            for part in waiting:
+                self._wait(part)
+                self._unsaved.append(part)
+        if self._size > most:
+            ready.append(self._oldest(self._size - most))
         if self._said:
-            for session in sorted(ready, key=_age):
-                self._attach(session)
+            if ready:
+                ready = [Columns.concat(ready)]
+                self._attach(ready[0])
             ready += self._sessions_of_chats(covered)
         return ready
 
-    def _attach(self, session: Session) -> None:
-        messages = self._said.get(session["user_id"])
-        if messages:
-            begin, end = session["started_at"] - self._gap, session["ended_at"] + self._gap
-            self._add(session, [said for said in messages.values() if begin <= said.ts <= end])
+    def _split(self, sessions: Columns) -> tuple[list[Columns], list[Columns]]:
+        """Those that the clock has passed by a gap, and those that it has not."""
+        over = sessions["ended_at"] + self._gap < self._clock
+        if over.all():
+            return [sessions], []
+        if not over.any():
+            return [], [sessions]
+        return [sessions.take(np.flatnonzero(over))], [sessions.take(np.flatnonzero(~over))]
 
-    def _add(self, session: Session, heard: list[Said]) -> None:
-        if heard:
-            session["chats"] = len(heard)
-            session["demands"] = sorted({name for said in heard for name in said.demands})
-            session["sentiment"] = round(sum(sorted(said.score for said in heard)) / len(heard), 6)
-            messages = self._said[session["user_id"]]
-            for said in heard:
-                del messages[said.signal_id]
-            if not messages:
-                del self._said[session["user_id"]]
-            self._heard = True
+    def _wait(self, sessions: Columns) -> None:
+        self._waiting.append(sessions)
+        self._soonest.append(int(sessions["ended_at"].min()))
+        self._size += len(sessions)
 
-    def _sessions_of_chats(self, covered: Callable[[str, int], bool]) -> list[Session]:
+    def _overdue(self) -> list[Columns]:
+        """Take those that the clock has passed out of the waiting ones."""
+        ready: list[Columns] = []
+        due = {i for i, end in enumerate(self._soonest) if end + self._gap < self._clock}
+        if due:
+            before = self._waiting
+            self._waiting = [part for i, part in enumerate(before) if i not in due]
+            self._soonest = [end for i, end in enumerate(self._soonest) if i not in due]
+            self._size = sum(map(len, self._waiting))
+            for i in sorted(due):
+                over, waiting = self._split(before[i])
+                ready += over
+                for part in waiting:
+                    self._wait(part)
+        return ready
+
+    def _oldest(self, count: int) -> Columns:
+        """Take the ``count`` oldest out of the waiting ones."""
+        everything = Columns.concat(self._waiting)
+        order = np.lexsort((np.array(everything["session_key"]), everything["ended_at"]))
+        self._waiting, self._soonest, self._size = [], [], 0
+        if count < len(order):
+            self._wait(everything.take(order[count:]))
+        return everything.take(order[:count])
+
+    def _attach(self, sessions: Columns) -> None:
+        """Give sessions what their shoppers said in them, the earliest first."""
+        places = [i for i, user in enumerate(sessions["user_id"]) if user in self._said]
+        ends, begins = sessions["ended_at"].tolist(), sessions["started_at"].tolist()
+        for i in sorted(places, key=lambda i: (ends[i], sessions["session_key"][i])):
+            begin, end = begins[i] - self._gap, ends[i] + self._gap
+            messages = self._said.get(sessions["user_id"][i], {})
+            heard = [said for said in messages.values() if begin <= said.ts <= end]
+            if heard:
+                sessions["chats"][i], sessions["demands"][i], sessions["sentiment"][i] = told(heard)
+                self._drop(sessions["user_id"][i], heard)
+
+    def _drop(self, user: str, heard: list[Said]) -> None:
+        messages = self._said[user]
+        for said in heard:
+            del messages[said.signal_id]
+        if not messages:
+            del self._said[user]
+        self._heard = True
+
+    def _sessions_of_chats(self, covered: Callable[[str, int], bool]) -> list[Columns]:
         """Sessions of messages alone: chains without a gap that nobody's clicks can reach any more."""
-        waiting: dict[str, list[Session]] = defaultdict(list)
-        for _, _, session in self._waiting:
-            waiting[session["user_id"]].append(session)
+        begun: dict[str, list[int]] = defaultdict(list)  # when the waiting sessions of those who said something began
+        for part in self._waiting:
+            for i, user in enumerate(part["user_id"]):
+                if user in self._said:
+                    begun[user].append(int(part["started_at"][i]))
         ready = []
         for user in sorted(self._said):
             free = [
                 said
                 for said in sorted(self._said[user].values())
-                if not covered(user, said.ts)
-                and not any(one["started_at"] - self._gap <= said.ts for one in waiting.get(user, ()))
+                if not covered(user, said.ts) and not any(ts - self._gap <= said.ts for ts in begun.get(user, ()))
             ]
             while free:
                 chain = [free.pop(0)]
                 while free and free[0].ts - chain[-1].ts <= self._gap:
                     chain.append(free.pop(0))
                 if chain[-1].ts + self._gap < self._clock:
-                    session = self._of_chats(user, chain)
-                    self._add(session, chain)
-                    ready.append(session)
+                    ready.append(session_of_chats(user, chain))
+                    self._drop(user, chain)
         return ready
-
-    def _of_chats(self, user: str, chain: list[Said]) -> Session:
-        return {
-            "session_key": content_id(user, chain[0].ts, "chats"), "user_id": user, "session_id": chain[0].session_id,
-            "started_at": chain[0].ts, "ended_at": chain[-1].ts, "events": 0, **dict.fromkeys(COUNTED, 0),
-            "dwell_ms": 0, "abandoned": 0, "price_low": 0.0, "price_high": 0.0, "compared": 0, "products": [],
-            "chats": 0, "demands": [], "sentiment": 0.0, "cut": False, "intent": "",
-        }  # fmt: skip
 
     # State
 
@@ -135,11 +170,12 @@ class Chats:
             self._heard = False
             said = [[user, *message] for user, messages in self._said.items() for message in messages.values()]
             changes["said"] = orjson.dumps(said)
-        waiting = [session for session in self._unsaved if session["ended_at"] + self._gap >= self._clock]
+        waiting = [part for sessions in self._unsaved for part in self._split(sessions)[1]]
         self._unsaved = []
         if waiting:
-            changes[f"waiting/{self._next}"] = orjson.dumps(waiting)
-            self._segments[self._next] = max(session["ended_at"] for session in waiting)
+            whole = Columns.concat(waiting)
+            changes[f"waiting/{self._next}"] = orjson.dumps(dict(whole.items()), option=orjson.OPT_SERIALIZE_NUMPY)
+            self._segments[self._next] = int(whole["ended_at"].max())
             self._next += 1
         for number in [number for number, end in self._segments.items() if end + self._gap < self._clock]:
             del self._segments[number]
@@ -152,13 +188,30 @@ class Chats:
         for user, ts, signal_id, session_id, score, demands in orjson.loads(segments.get("said", b"[]")):
             self._said[user][signal_id] = Said(ts, signal_id, session_id, score, tuple(demands))
         for _, number, data in in_order(segments, "waiting/"):
-            sessions = orjson.loads(data)
-            self._segments[number] = max(session["ended_at"] for session in sessions)
+            saved = orjson.loads(data)
+            sessions = Columns({name: _column(values) for name, values in saved.items()})
+            self._segments[number] = int(sessions["ended_at"].max())
             self._next = number + 1
-            for session in sessions:
-                if session["ended_at"] + self._gap >= clock:
-                    heappush(self._waiting, (*_age(session), session))
+            for part in self._split(sessions)[1]:
+                self._wait(part)
 
 
-def _age(session: Session) -> tuple[int, str]:
-    return session["ended_at"], session["session_key"]
+def told(heard: list[Said]) -> tuple[int, list[str], float]:
+    """How many messages, what they ask for, and their mean score."""
+    demands = sorted({name for said in heard for name in said.demands})
+    return len(heard), demands, round(sum(sorted(said.score for said in heard)) / len(heard), 6)
+
+
+def session_of_chats(user: str, chain: list[Said]) -> Columns:
+    chats, demands, sentiment = told(chain)
+    row = {
+        "session_key": content_id(user, chain[0].ts, "chats"), "user_id": user, "session_id": chain[0].session_id,
+        "started_at": chain[0].ts, "ended_at": chain[-1].ts, "events": 0, **dict.fromkeys(COUNTED, 0),
+        "dwell_ms": 0, "abandoned": 0, "price_low": 0.0, "price_high": 0.0, "compared": 0, "products": [],
+        "chats": chats, "demands": demands, "sentiment": sentiment, "intent": "", "cut": False,
+    }  # fmt: skip
+    return Columns({name: _column([value]) for name, value in row.items()})
+
+
+def _column(values: list[Any]) -> Column:
+    return values if isinstance(values[0], str | list) else np.array(values)

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.checkpoint import Log, Segments, in_order, pack, unpack
+from stream.columns import Column, Columns
 from stream.events import ACTIONS
 from stream.recommend.intent import INTENTS
 from stream.records import content_id
@@ -97,7 +98,7 @@ class Taken:
     """What a batch of clicks, or an end of sessions, led to."""
 
     told: list[Told]
-    ended: list[dict[str, Any]]  # see Session in stream.records; without chats
+    ended: list[Columns]  # see Session in stream.records; without chats
     left: list[tuple[int, int]]  # event time of the end, product left in the cart
     looked_at: Ints  # by click: the product viewed until then, NONE: none
     dwell: Longs  # by click: for how long (ms)
@@ -410,7 +411,7 @@ class Sessions:
         at = np.array(rows)
         names = [each.decode().partition("\0") for each in self._ids[at]]
         started, last = self.started[at].tolist(), self.last[at].tolist()
-        bought = self.counts[at, PURCHASES] > 0
+        bought = (self.counts[at, PURCHASES] > 0).tolist()
         told: list[Told] = []
         left: list[tuple[int, int]] = []
         abandoned = [0] * len(rows)
@@ -422,37 +423,37 @@ class Sessions:
                 left += [(last[i] + self._gap, product) for product in cart]
         fired = self.fired[at] | np.where(abandoned, BIT["abandoned_cart"], 0)
         low, high = self.low[at], self.high[at]
+        counts = self.counts[at].astype(np.int64)
         ids, remembered = self._products.ids, self.remembered[at].tolist()
-        columns = {
+        columns: dict[str, Column] = {
             "session_key": [content_id(name[0], begun) for name, begun in zip(names, started, strict=True)],
             "user_id": [name[0] for name in names],
             "session_id": [name[2] for name in names],
-            "started_at": started,
-            "ended_at": last,
-            "events": (self.counts[at].sum(axis=1) - self.counts[at, EMPTY]).tolist(),
-            **{name: self.counts[at, column].tolist() for column, name in enumerate(COUNTED)},
-            "dwell_ms": self.dwell[at].tolist(),
-            "abandoned": abandoned,
-            "price_low": np.where(low == np.inf, 0.0, low).tolist(),
-            "price_high": np.where(high == -np.inf, 0.0, high).tolist(),
-            "compared": self._compared(at).tolist(),
+            "started_at": self.started[at],
+            "ended_at": self.last[at],
+            "events": counts.sum(axis=1) - counts[:, EMPTY],
+            **{name: counts[:, column].copy() for column, name in enumerate(COUNTED)},
+            "dwell_ms": self.dwell[at].astype(np.int64),
+            "abandoned": np.array(abandoned),
+            "price_low": np.where(low == np.inf, 0.0, low),
+            "price_high": np.where(high == -np.inf, 0.0, high),
+            "compared": self._compared(at),
             "products": [
                 [ids[n] for n in seen[:k]] for seen, k in zip(self.seen[at].tolist(), remembered, strict=True)
             ],
-            "chats": [0] * len(rows),
+            "chats": np.zeros(len(rows), np.int64),
             "demands": [[] for _ in rows],
-            "sentiment": [0.0] * len(rows),
+            "sentiment": np.zeros(len(rows)),
             "intent": ["bought" if b else TELLING[bits] for b, bits in zip(bought, fired.tolist(), strict=True)],
-            "cut": [cut] * len(rows),
+            "cut": np.full(len(rows), cut),
         }
-        ended = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         self._row.remove(at)
         self._free += rows
         self._ids[at] = None
         self._bucket[at] = -1
         self._touch(at)
         self._alive[at] = False
-        return Taken(told, ended, left, np.zeros(0, np.int32), np.zeros(0, np.int64))
+        return Taken(told, [Columns(columns)], left, np.zeros(0, np.int32), np.zeros(0, np.int64))
 
     def _compared(self, rows: Any) -> npt.NDArray[np.int64]:
         """The most different products of one category that each session has seen."""

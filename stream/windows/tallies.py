@@ -17,6 +17,7 @@ from operator import add
 from typing import Any, Final
 from zlib import crc32
 
+from stream.columns import Columns
 from stream.detect.baseline import read_quotes, write_quotes
 from stream.detect.cells import VOLUME, Cell, Key, Scope, merge
 from stream.records import Window
@@ -54,11 +55,11 @@ class Tally:
         for label, cell in other.labels.items():
             self.labels[label] = merge(self.labels.get(label, Cell()), cell)
 
-    def row(self, pane_start: int, where: Where) -> dict[str, Any]:
+    def row(self, pane_start: int, where: Where) -> Window:
         """The row of table ``windows``."""
         names = sorted(self.labels)
         counts = [int(self.labels[name].texts) for name in names]
-        return Window(pane_start, *where, self.revision, *self.behaviour, *self.texts, names, counts)._asdict()  # type: ignore[call-arg,arg-type]
+        return Window(pane_start, *where, self.revision, *self.behaviour, *self.texts, names, counts)  # type: ignore[call-arg,arg-type]
 
     def cells(self, where: Where) -> Iterator[tuple[Key, Cell]]:
         """What the detectors count of it."""
@@ -87,6 +88,11 @@ class Tally:
         behaviour, texts, labels, revision = state
         cells = {name: Cell(reviews, chats, 0.0, list(read_quotes(quotes))) for name, reviews, chats, quotes in labels}
         return cls(tuple(behaviour), tuple(texts), cells, revision)
+
+
+def window_columns(rows: list[Window]) -> Columns:
+    """At least one row."""
+    return Columns(dict(zip(Window._fields, map(list, zip(*rows, strict=True)), strict=True)))
 
 
 def beyond(tallies: dict[Where, Tally], limit: int) -> list[Where]:
