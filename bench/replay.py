@@ -1,10 +1,10 @@
 """``make bench-replay``: how many times faster than it happened a recorded stretch goes through the radar.
 
-The stretch is :data:`RATE` events a second, nearly all of them clicks (``bench/workload.py``). Two runs on the same
-broker, each into a worker that stores and saves as it does in production, over when every window of the stretch is
+The stretch is :data:`RATE` events a second, nearly all of them clicks (``bench/workload.py``). The runs on one broker go
+into workers that store, recommend and save as they do in production, and are over when every window of the stretch is
 closed, stored and saved:
 
-- *from the topic*: the events are there before the worker starts; the time runs from its readiness;
+- *from the topic*: the events are there before one worker, or two, start; the time runs from their readiness;
 - *from a file*: an event file through the code of ``radar replay`` at maximum speed, reading, sending and working side
   by side; the time runs from the first line read.
 
@@ -63,11 +63,15 @@ async def measure(count: int, broker: str) -> Figures:
         async with servers(Path(home), broker) as settings:
             first = settings.model_copy(update={"prefix": "first-"})
             summary = await replay([file], first)
-            async with worker(first) as begun:
+            async with workers(first, 1) as begun:
                 topic = await finished(first, summary.last_ts, begun)
+            both = settings.model_copy(update={"prefix": "both-"})
+            await replay([file], both)
+            async with workers(both, 2) as begun:
+                two = await finished(both, summary.last_ts, begun)
             second = settings.model_copy(update={"prefix": "second-"})
             await ensure_topics(second)
-            async with worker(second):
+            async with workers(second, 1):
                 begun = time.perf_counter()
                 sending = await replay([file], second)
                 whole = await finished(second, sending.last_ts, begun)
@@ -79,6 +83,8 @@ async def measure(count: int, broker: str) -> Figures:
         "stretch_s": round(seconds, 1),
         "topic_s": round(topic, 2),
         "topic_speedup": round(seconds / topic, 1),
+        "two_s": round(two, 2),
+        "two_speedup": round(seconds / two, 1),
         "file_s": round(whole, 2),
         "file_speedup": round(seconds / whole, 1),
         "sending_alone_events_per_s": round(summary.rate),
@@ -100,21 +106,23 @@ async def servers(home: Path, broker: str) -> AsyncIterator[Settings]:
 
 
 @asynccontextmanager
-async def worker(settings: Settings) -> AsyncIterator[float]:
-    """A worker that is ready; when it was."""
+async def workers(settings: Settings, count: int) -> AsyncIterator[float]:
+    """Workers that are ready; when they were."""
     log = settings.home / "worker.log"
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings), stderr=output)
+        numbered = [environment(settings) | {"RADAR_WORKER_INDEX": str(number)} for number in range(count)]
+        running = [await asyncio.create_subprocess_exec(*WORKER, env=each, stderr=output) for each in numbered]
     try:
-        while not (settings.home / "worker-0.ready").exists():
-            if process.returncode is not None:
-                raise RuntimeError(f"the worker ended: {log.read_text(errors='replace')[-2_000:]}")
+        while not all((settings.home / f"worker-{number}.ready").exists() for number in range(count)):
+            if any(process.returncode is not None for process in running):
+                raise RuntimeError(f"a worker ended: {log.read_text(errors='replace')[-2_000:]}")
             await asyncio.sleep(0.02)
         yield time.perf_counter()
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        for process in running:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
 
 
 async def finished(settings: Settings, last_ts: int, begun: float) -> float:
@@ -129,7 +137,12 @@ async def finished(settings: Settings, last_ts: int, begun: float) -> float:
 
 def show(figures: Figures) -> None:
     table = Table("the stretch", "seconds", "times real time", "events/s")
-    for name, words in (("topic", "from the topic, the worker alone"), ("file", "from a file, with sending")):
+    runs = {
+        "topic": "from the topic, one worker",
+        "two": "from the topic, two workers",
+        "file": "from a file, with sending, one worker",
+    }
+    for name, words in runs.items():
         seconds = figures[f"{name}_s"]
         table.add_row(
             words, f"{seconds:.1f}", f"{figures[f'{name}_speedup']:,.0f}", f"{figures['events'] / seconds:,.0f}"
@@ -139,7 +152,7 @@ def show(figures: Figures) -> None:
     console.print(
         f"{figures['events']:,} events, {RATE} a second: {figures['stretch_s'] / 60:.0f} minutes "
         f"({figures['broker']} broker). Sending alone: {figures['sending_alone_events_per_s']:,} events/s. "
-        "Not measured: reviews and chats (the model bounds those, see bench-smoke), several workers, a remote broker."
+        "Not measured: reviews and chats (the model bounds those, see bench-smoke), a remote broker."
     )
 
 

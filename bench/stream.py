@@ -111,13 +111,13 @@ async def through_the_workers(settings: Settings, clicks: Clicks, count: int, pr
         workers = [await asyncio.create_subprocess_exec(*WORKER, env=each, stderr=output) for each in numbered]
     try:
         while not all((settings.home / f"worker-{number}.ready").exists() for number in range(count)):
-            if any(worker.returncode is not None for worker in workers):
-                raise RuntimeError(f"a worker ended: {tail(log)}")
+            alive(workers, log)
             await asyncio.sleep(0.02)
         with sampled(workers[0].pid, settings.home / "profile") if profile else nullcontext():
             begun, done = time.perf_counter(), clicks_saved(settings)
             before = sum(cpu_seconds(worker.pid) for worker in workers)
-            while clicks_saved(settings) < len(clicks):  # noqa: ASYNC110
+            while clicks_saved(settings) < len(clicks):
+                alive(workers, log)
                 await asyncio.sleep(0.02)
             seconds = time.perf_counter() - begun
             cpu = sum(cpu_seconds(worker.pid) for worker in workers) - before
@@ -142,6 +142,11 @@ async def through_the_workers(settings: Settings, clicks: Clicks, count: int, pr
         "positions": [len(clicks)] * settings.partitions,
     }
     return figures | {"remark": remark(figures, settings, clicks)}
+
+
+def alive(workers: Iterable[asyncio.subprocess.Process], log: Path) -> None:
+    if any(worker.returncode is not None for worker in workers):
+        raise RuntimeError(f"a worker ended: {tail(log)}")
 
 
 def clicks_saved(settings: Settings) -> int:

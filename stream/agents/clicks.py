@@ -181,8 +181,9 @@ class Clicks:
         self._joint.report(self._source, mark.value, False, mark.replay)
         complete = self._chats.join(self._ended, self._joint.value, self._sessions.covers, self._settings.max_sessions)
         self._ended = []
-        effects.columns["sessions"] += complete
-        effects.counts["sessions"] += sum(map(len, complete))
+        if complete:
+            effects.columns["sessions"] += complete
+            effects.counts["sessions"] += sum(map(len, complete))
         self._make_room()
 
     def _boundaries(self, watermark: int) -> Iterator[int]:
