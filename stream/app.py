@@ -23,10 +23,11 @@ from stream.agents.texts import Texts
 from stream.catalog import CatalogReader
 from stream.checkpoint import Checkpoints
 from stream.events import SOURCES
-from stream.lanes import Flood, Lane, Processor
+from stream.lanes import RETRY_SECONDS, Flood, Lane, Processor
 from stream.security import client_security, faust_credentials
 from stream.settings import Settings
 from stream.sinks import open_sink
+from stream.sinks.base import SinkUnavailable
 from stream.sinks.kafka import KafkaOut
 from stream.transport import Limit, Place, block_transport
 
@@ -72,7 +73,6 @@ class Radar:
         self.ready = asyncio.Event()
         self._tasks: dict[TP, asyncio.Task[None]] = {}
         self._watcher: asyncio.Task[None] | None = None
-        self._opened = False
         self._lane_of = {settings.topic(name): lane for lane, names in LANES.items() for name in names}
         self.app = self._create_app()
         self.tables = {name: self._table(name) for name in LANES}
@@ -81,6 +81,17 @@ class Radar:
         self.app.on_partitions_revoked.connect(self._revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._assigned, weak=False)
         self.app.on_before_shutdown.connect(self._shutdown, weak=False)
+
+    async def start(self) -> None:
+        """Open the store, for which this waits, and join the group."""
+        while True:
+            try:
+                await self.sink.open()
+                break
+            except SinkUnavailable as error:
+                log.warning("waits for the store: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+        await self.app.start()
 
     def _create_app(self) -> faust.App:
         settings = self.settings
@@ -159,7 +170,7 @@ class Radar:
 
     async def _assigned(self, *args: Any, **kwargs: Any) -> None:
         """A rebalance is over. Partitions that stayed go on where they were; their state never left."""
-        await self._open()
+        self._watcher = self._watcher or asyncio.create_task(self._watch(), name="watchdog")
         await self._pause()  # Faust may say so of one rebalance when the next has begun, and then of that one
         assigned = {tp for tp in self.app.consumer.assignment() if tp.topic in self._lane_of}
         mine = {self._key(tp) for tp in assigned}
@@ -188,12 +199,6 @@ class Radar:
                     f"partitions of {topic} and {self.settings.topic(lane)} are on different workers; do all topics "
                     "have the same number of partitions? 'radar schema --apply' tells."
                 )
-
-    async def _open(self) -> None:
-        if not self._opened:
-            self._opened = True
-            await self.sink.open()
-            self._watcher = asyncio.create_task(self._watch(), name="watchdog")
 
     def _lane(self, key: TP) -> Lane:
         name = self._lane_of[key.topic]

@@ -50,16 +50,24 @@ async def serve(settings: Settings) -> int:
     counts = settings.home / f"worker-{index}.json"
     status = asyncio.create_task(keep_status(radar, counts, ready))
     try:
-        await radar.app.start()
-        await warming
-        crash = asyncio.create_task(radar.app.wait_until_stopped())
-        await asyncio.wait({crash, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        stopped = asyncio.create_task(stop.wait())
+        started = asyncio.create_task(radar.start())
+        await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            started.cancel()
+        else:
+            await started
+            await warming
+            crash = asyncio.create_task(radar.app.wait_until_stopped())
+            await asyncio.wait({crash, stopped}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         status.cancel()
         ready.unlink(missing_ok=True)
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await radar.app.stop()
+                if radar.app.started:
+                    await radar.app.stop()
+                await radar.sink.close()
                 await radar.catalog.stop()
                 await radar.out.close()
                 await scorer.close()
