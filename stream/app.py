@@ -238,10 +238,10 @@ class Radar:
             await self.app.crash(error)
 
     async def _shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Each lane may end its block and make a last checkpoint."""
+        """Each lane may end its block and make a last checkpoint; after a crash all of it comes again."""
         for lane in self.lanes.values():
             lane.stop_soon()
-        if self._tasks:
+        if self._tasks and not self.app.crashed:
             await asyncio.wait(self._tasks.values(), timeout=FINISH_SECONDS)
         await self._stop(set(self._tasks))
         if self._watcher is not None:
