@@ -202,6 +202,67 @@ def test_chats_join_the_session_they_fall_into_or_make_their_own() -> None:
         ], (cut, when)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("uv"), st.integers(0, 400)), min_size=1, max_size=7),
+    st.lists(st.tuples(st.sampled_from("uvw"), st.integers(0, 400)), max_size=12),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_comes_first_each_message_finds_the_same_session(
+    clicked: list[tuple[str, int]], spoken: list[tuple[str, int]], dice: random.Random
+) -> None:
+    """Clicks and messages in minutes, in blocks and with watermarks and a restart anywhere, against a plain count."""
+    gap, end = SETTINGS.session_gap_ms // MINUTE, 20 * 60
+    expected: list[tuple[str, int, int]] = []
+    for user in "uvw":
+        times = sorted(minute for name, minute in clicked if name == user)
+        sessions = [[first, first, 0, 0] for first in times[:1]]
+        for minute in times:
+            if minute - sessions[-1][1] > gap:
+                sessions.append([minute, minute, 0, 0])
+            sessions[-1][1], sessions[-1][2] = minute, sessions[-1][2] + 1
+        free = []
+        for minute in sorted(minute for name, minute in spoken if name == user):
+            near = [one for one in sessions if one[0] - gap <= minute <= one[1] + gap]
+            if near:
+                near[0][3] += 1
+            else:
+                free.append(minute)
+        chains: list[list[int]] = []
+        for minute in free:
+            if chains and minute - chains[-1][-1] <= gap:
+                chains[-1].append(minute)
+            else:
+                chains.append([minute])
+        expected += [(user, events, chats) for _, _, events, chats in sessions]
+        expected += [(user, 0, len(chain)) for chain in chains]
+
+    clicked.sort(key=lambda one: one[1])
+    values = [click(n, START + minute * MINUTE, user, product="p1") for n, (user, minute) in enumerate(clicked)]
+    values += [beat(START + end * MINUTE)]
+    spoken.sort(key=lambda one: one[1])
+    cut = dice.randrange(1, len(values) + 1)
+    blocks = range(-(-len(values) // cut))
+    said: dict[int, list[dict[str, Any]]] = {}
+    told = {dice.choice(blocks): 0 for _ in range(3)} | {blocks[-1]: 0}  # messages come with some blocks
+    begin = 0
+    for number, block in enumerate(sorted(told)):
+        last = len(spoken) if number == len(told) - 1 else dice.randrange(begin, len(spoken) + 1)
+        batch = [
+            said_by(user, n, START + spoken[n][1] * MINUTE, 0.0, [])
+            for n in range(begin, last)
+            for user in [spoken[n][0]]
+        ]
+        passed = end if last == len(spoken) else spoken[last][1]
+        said[block] = [
+            *batch,
+            {"kind": "watermark", "source": "chats/0", "ts": START + passed * MINUTE, "idle": False, "replay": True},
+        ]
+        begin = last
+    found = results(values, cut, restart_at=dice.randrange(-1, len(values)), said=said)["sessions"]
+    assert sorted((s["user_id"], s["events"], s["chats"]) for s in found) == sorted(expected)
+
+
 def test_clicks_go_on_while_the_chats_are_behind() -> None:
     """A session waits for the chats; its triggers do not."""
     values = [click(1, START, action="cart", product="p2"), beat(START + 20 * 3_600_000)]

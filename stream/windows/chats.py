@@ -11,7 +11,8 @@ A session that waits when there is no more room goes out without its chats, the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import orjson
 
 from stream.checkpoint import Segments, in_order
 from stream.columns import Column, Columns
+from stream.journal import Journal
 from stream.records import content_id
 from stream.windows.sessions import COUNTED
 
@@ -40,10 +42,11 @@ class Chats:
         self._gap = gap
         self._clock = 0
         self._said: dict[str, dict[str, Said]] = defaultdict(dict)  # by user and signal
+        self._undecided: list[tuple[int, str]] = []  # a heap of messages by time, with their users
+        self._kept = Journal[tuple[str, str]]("said", lambda _: self._keys(), lambda _, key: self._row(*key))
         self._waiting: list[Columns] = []
         self._soonest: list[int] = []  # the first end in each of them
         self._size = 0  # sessions that wait
-        self._heard = False  # since the last dump
         self._unsaved: list[Columns] = []
         self._segments: dict[int, int] = {}  # number: newest end in it
         self._next = 0
@@ -55,12 +58,14 @@ class Chats:
     def hear(self, user: str, said: Said) -> None:
         """Take a message in; a second delivery changes nothing."""
         self._said[user][said.signal_id] = said
-        self._heard = True
+        heappush(self._undecided, (said.ts, user))
+        self._kept.changed[0].add((user, said.signal_id))
 
     def join(self, ended: list[Columns], clock: int, covered: Callable[[str, int], bool], most: int) -> list[Columns]:
         """Sessions that are complete at ``clock``, the joint watermark, among ``ended`` and those that waited.
 
-        ``covered(user, ts)`` says whether a shopper has an open session that a message at ``ts`` belongs to.
+        ``covered(user, ts)`` says whether a shopper has an open session that a message at ``ts`` belongs to; it knows
+        all clicks before ``clock``.
         """
         self._clock = clock
         ready = self._overdue()
@@ -134,23 +139,29 @@ class Chats:
         messages = self._said[user]
         for said in heard:
             del messages[said.signal_id]
+            self._kept.changed[0].add((user, said.signal_id))
         if not messages:
             del self._said[user]
-        self._heard = True
 
     def _sessions_of_chats(self, covered: Callable[[str, int], bool]) -> list[Columns]:
-        """Sessions of messages alone: chains without a gap that nobody's clicks can reach any more."""
-        begun: dict[str, list[int]] = defaultdict(list)  # when the waiting sessions of those who said something began
-        for part in self._waiting:
-            for i, user in enumerate(part["user_id"]):
-                if user in self._said:
-                    begun[user].append(int(part["started_at"][i]))
+        """Sessions of messages alone: chains without a gap that nobody's clicks can reach any more.
+
+        A message that the clock has passed by a gap is decided: it belongs to a session that is there, or to none. The
+        last one of a chain decides the chain.
+        """
+        users: set[str] = set()
+        while self._undecided and self._undecided[0][0] + self._gap < self._clock:
+            users.add(heappop(self._undecided)[1])
+        users &= self._said.keys()
+        if not users:
+            return []
+        near = self._waiting_sessions(users)
         ready = []
-        for user in sorted(self._said):
+        for user in sorted(users):
             free = [
                 said
                 for said in sorted(self._said[user].values())
-                if not covered(user, said.ts) and not any(ts - self._gap <= said.ts for ts in begun.get(user, ()))
+                if not covered(user, said.ts) and not any(begin <= said.ts <= end for begin, end in near[user])
             ]
             while free:
                 chain = [free.pop(0)]
@@ -161,15 +172,27 @@ class Chats:
                     self._drop(user, chain)
         return ready
 
+    def _waiting_sessions(self, users: set[str]) -> dict[str, list[tuple[int, int]]]:
+        """From when to when messages belong to the waiting sessions of ``users``."""
+        near: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for part in self._waiting:
+            for i, user in enumerate(part["user_id"]):
+                if user in users:
+                    near[user].append((int(part["started_at"][i]) - self._gap, int(part["ended_at"][i]) + self._gap))
+        return near
+
     # State
 
+    def _keys(self) -> Iterator[tuple[str, str]]:
+        return ((user, signal_id) for user, messages in self._said.items() for signal_id in messages)
+
+    def _row(self, user: str, signal_id: str) -> list[Any] | None:
+        said = self._said.get(user, {}).get(signal_id)
+        return list(said) if said else None
+
     def dump(self) -> dict[str, bytes | None]:
-        """Messages are few and written whole; sessions are appended and dropped when the clock has passed them."""
-        changes: dict[str, bytes | None] = {}
-        if self._heard:
-            self._heard = False
-            said = [[user, *message] for user, messages in self._said.items() for message in messages.values()]
-            changes["said"] = orjson.dumps(said)
+        """Messages are a journal; sessions are appended and dropped when the clock has passed them."""
+        changes = self._kept.dump()
         waiting = [part for sessions in self._unsaved for part in self._split(sessions)[1]]
         self._unsaved = []
         if waiting:
@@ -185,8 +208,9 @@ class Chats:
     def load(self, segments: Segments, clock: int) -> None:
         """Continue from the segments of :meth:`dump` at the joint watermark ``clock``."""
         self._clock = clock
-        for user, ts, signal_id, session_id, score, demands in orjson.loads(segments.get("said", b"[]")):
+        for _, (user, signal_id), (ts, _, session_id, score, demands) in self._kept.load(segments):
             self._said[user][signal_id] = Said(ts, signal_id, session_id, score, tuple(demands))
+            heappush(self._undecided, (ts, user))
         for _, number, data in in_order(segments, "waiting/"):
             saved = orjson.loads(data)
             sessions = Columns({name: _column(values) for name, values in saved.items()})

@@ -403,7 +403,7 @@ class Sessions:
     def covers(self, user: str, ts: int) -> bool:
         """Whether a chat at ``ts`` belongs to the open session of its shopper."""
         (row,) = self._row.find(_hashes([user])).tolist()
-        return row != NONE and ts >= int(self.started[row]) - self._gap
+        return row != NONE and int(self.started[row]) - self._gap <= ts <= int(self.last[row]) + self._gap
 
     def _end(self, rows: list[int], cut: bool = False) -> Taken:
         if not rows:
