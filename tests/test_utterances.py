@@ -1,0 +1,166 @@
+"""The texts written for this project: our utterances and the probes, checked line by line."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.labels import ASPECTS, DEMANDS, POLARITIES
+from training import probes
+from training.data import DEMONSTRATION, UTTERANCES, clean, find, grams, key, split_of
+from training.probes import PERTURBATIONS
+
+LANGS = ("zh", "en")
+ITEMS: list[dict[str, Any]] = [
+    json.loads(line)
+    for path in sorted(UTTERANCES.glob("*.jsonl"))
+    for line in path.read_text(encoding="utf-8").splitlines()
+]
+
+
+def near_pairs(texts: Iterable[str], others: Iterable[str] = (), limit: float = 0.6) -> list[tuple[str, str]]:
+    """Pairs whose character trigrams overlap by ``limit`` or more (Jaccard): within texts, and of texts with others."""
+    seen: list[tuple[str, frozenset[str]]] = []
+    postings: dict[str, list[int]] = defaultdict(list)
+    found = []
+    queue = [(text, False) for text in others] + [(text, True) for text in texts]
+    for text, asked in queue:
+        if not key(text):
+            continue
+        own = grams(text)
+        shared = Counter(i for gram in own for i in postings[gram]) if asked else {}
+        found += [(seen[i][0], text) for i, count in shared.items() if count >= limit * len(own | seen[i][1])]
+        for gram in own:
+            postings[gram].append(len(seen))
+        seen.append((text, own))
+    return found
+
+
+def faults(item: dict[str, Any]) -> list[str]:
+    """What is wrong with a row, in words; nothing if it is well formed."""
+    aspects = [label["aspect"] for label in item["aspects"]]
+    demands = [label["demand"] for label in item["demands"]]
+    text = clean(item["text"])
+    wrong = [
+        f"{name} has {value!r}"
+        for name, value, known in (
+            ("lang", item["lang"], LANGS),
+            ("kind", item["kind"], ("chat", "review")),
+            ("sentiment", item["sentiment"], POLARITIES),
+        )
+        if value not in known
+    ]
+    wrong += [f"unknown or twice: {name}" for name in aspects if name not in ASPECTS or aspects.count(name) > 1]
+    wrong += [f"unknown or twice: {name}" for name in demands if name not in DEMANDS or demands.count(name) > 1]
+    wrong += [f"no polarity: {label}" for label in item["aspects"] if label["sentiment"] not in POLARITIES]
+    wrong += [f"strength outside (0, 1]: {label}" for label in item["demands"] if not 0 < label["strength"] <= 1]
+    for label in (*item["aspects"], *item["demands"]):
+        wrong += [] if label["evidence"] else [f"no evidence: {label}"]
+        wrong += [f"not there, or twice: {words}" for words in label["evidence"] if not find(text, clean(words))]
+    return wrong
+
+
+def test_a_faulty_row_is_found_out() -> None:
+    right = {"text": "退钱，快退钱", "lang": "zh", "kind": "chat", "sentiment": "negative", "aspects": []}
+    sound = {"demand": "return_refund", "strength": 0.9, "evidence": ["快退钱"]}
+    assert faults(right | {"demands": [sound]}) == []
+    for broken in ({"evidence": ["退钱"]}, {"evidence": []}, {"strength": 0}, {"demand": "refund"}):
+        assert faults(right | {"demands": [sound | broken]})
+    assert faults(right | {"demands": [sound, sound]}) and faults(right | {"demands": [], "kind": "mail"})
+
+
+def test_rows_are_labelled_by_the_scheme_and_their_evidence_stands_in_the_text() -> None:
+    assert {item["text"]: wrong for item in ITEMS if (wrong := faults(item))} == {}
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_no_utterance_is_nearly_another(lang: str) -> None:
+    assert near_pairs(clean(item["text"]) for item in ITEMS if item["lang"] == lang) == []
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_every_demand_has_enough_texts_to_learn_from_and_to_be_tested_on(lang: str) -> None:
+    texts = Counter[str]()
+    held_out = Counter[str]()
+    for item in ITEMS:
+        if item["lang"] == lang:
+            demands = [label["demand"] for label in item["demands"]]
+            texts.update(demands)
+            if split_of(clean(item["text"])) != "train":
+                held_out.update(demands)
+    assert {demand: count for demand in DEMANDS if (count := texts[demand]) < 120} == {}
+    assert {demand: count for demand in DEMANDS if (count := held_out[demand]) < 15} == {}
+
+
+# --- probes ---------------------------------------------------------------------------------------------------------
+
+BASE = probes.adversarial()
+
+
+def test_no_probe_is_nearly_an_utterance() -> None:
+    variants = [text for one in probes.bias_sets() for text in one.texts]
+    texts = [row.text for row in BASE] + [one.text for one in probes.foreign()] + variants
+    ours = {clean(text) for text in (*(item["text"] for item in ITEMS), *DEMONSTRATION)}
+    assert [pair for pair in near_pairs(map(clean, texts), ours) if pair[0] in ours] == []
+
+
+def test_no_adversarial_text_is_nearly_another() -> None:
+    assert near_pairs(clean(row.text) for row in BASE) == []
+
+
+def test_bias_sets_have_four_texts_or_more_in_both_languages() -> None:
+    sets = probes.bias_sets()
+    assert Counter(one.lang for one in sets).keys() == set(LANGS) and len(sets) >= 60
+    assert {one.varies for one in sets} >= {"name", "region", "gender", "age", "dialect"}
+    for one in sets:
+        assert len(set(one.texts)) == len(one.texts) >= 4
+
+
+def test_adversarial_texts_carry_every_label_in_both_languages() -> None:
+    assert len(BASE) >= 200
+    for lang in LANGS:
+        rows = [row for row in BASE if row.lang == lang]
+        assert {name for row in rows for name in row.demands} == set(DEMANDS)
+        assert {name for row in rows for name in row.aspects} == set(ASPECTS)
+        assert {row.sentiment for row in rows} == set(POLARITIES)
+        assert sum(not row.aspects and not row.demands for row in rows) >= 10
+
+
+def test_foreign_texts_are_many_and_of_every_kind() -> None:
+    kinds = Counter(one.kind for one in probes.foreign())
+    assert kinds.keys() == {"zh", "en", "code", "log", "random"} and kinds.total() >= 150
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_perturbation_changes_most_of_the_texts(name: str) -> None:
+    changed = sum(name in probes.attacks(row) for row in BASE)
+    assert changed >= 0.8 * len(BASE)
+
+
+@given(st.text(alphabet=st.sampled_from("退货能便宜吗的不，。 refund please it's size 12!")), st.sampled_from(LANGS))
+def test_perturbations_leave_the_words_readable(text: str, lang: str) -> None:
+    bare = "".join(text.split())
+    assert "".join(probes.spaced(text, lang).split()) == bare
+    assert probes.with_emoji(text, lang).replace("📦", "") == text
+    assert len(probes.look_alike(text, lang)) == len(text)
+    assert probes.stuffed(text, lang).startswith(text) and probes.commanded(text, lang).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lang", "expected"),
+    [
+        ("spaces", "我要退货退款", "zh", "我要 退货 退款"),
+        ("spaces", "please refund my order", "en", "ple ase refund my or der"),
+        ("misspelling", "客服没有退款", "zh", "克服木有腿款"),
+        ("misspelling", "Your refund, please", "en", "ur refnud, pls"),
+        ("emoji", "快递坏了，退货", "zh", "快递坏了，📦退货📦"),
+        ("look-alikes", "退货退", "zh", "蜕货蜕"),
+        ("look-alikes", "poor old case", "en", "pооr old cаsе"),
+    ],
+)
+def test_perturbations_by_example(name: str, text: str, lang: str, expected: str) -> None:
+    assert PERTURBATIONS[name](text, lang) == expected
