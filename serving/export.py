@@ -2,7 +2,8 @@
 
 The text model runs on CPUs, so matrices and embeddings are stored as int8 with one scale per channel and the
 transformer blocks are fused first; the file shrinks to a quarter and texts per second grow. The export refuses to
-write a model whose int8 answers stray from the fp32 ones.
+write a model whose int8 answers stray from the fp32 ones. Besides the four tensors that are served, the graph has
+``embedding`` [B, 384], the mean state of the tokens, for new labels and for telling texts from outside the domain.
 """
 
 import json
@@ -32,7 +33,11 @@ AXES: Final = {
     "aspects": {0: "batch"},
     "demands": {0: "batch"},
     "evidence": {0: "batch", 1: "tokens"},
+    "embedding": {0: "batch"},
 }
+#: Layers whose second feed-forward matrix stays fp32: what goes into it has outliers that one scale for a whole text
+#: cannot hold. On 120 texts this halved the distance to fp32 (sentiment 0.022 to 0.010), for 7 MB.
+OUTLYING: Final = ("layer.4/", "layer.5/", "layer.6/", "layer.7/")
 #: Largest allowed mean absolute difference between int8 and fp32 probabilities.
 TOLERANCE: Final = 0.05
 
@@ -49,7 +54,7 @@ def export(model: RadarModel, tokenizer: Path, target: Path, metadata: dict[str,
         _fuse(model, fp32, fused)
         quantize_dynamic(
             fused, int8, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Attention", "Gather"],
+            op_types_to_quantize=["MatMul", "Attention", "Gather"], nodes_to_exclude=_outlying(fused),
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )  # fmt: skip
         difference = disagreement(fp32, int8, len(model.encoder.get_input_embeddings().weight))
@@ -91,6 +96,17 @@ def disagreement(one: Path, other: Path, vocabulary: int) -> float:
     return max(float(np.abs(a - b).mean()) for a, b in zip(*answers, strict=True))
 
 
+def _outlying(path: Path) -> list[str]:
+    return [
+        node.name
+        for node in onnx.load(path).graph.node
+        if node.op_type == "MatMul"
+        and node.name.endswith("output/dense/MatMul")
+        and "attention" not in node.name
+        and any(layer in node.name for layer in OUTLYING)
+    ]
+
+
 def _to_onnx(model: RadarModel, path: Path) -> None:
     ids = torch.full((2, 8), 5, dtype=torch.int64)
     ids[1, 6:] = 1
@@ -98,7 +114,7 @@ def _to_onnx(model: RadarModel, path: Path) -> None:
         warnings.simplefilter("ignore")  # of traced constants, none of which depends on batch or tokens: tests compare
         torch.onnx.export(
             Calibrated(model).eval(), (ids, (ids != 1).long()), str(path), opset_version=OPSET, dynamo=False,
-            input_names=["input_ids", "attention_mask"], output_names=list(HEADS), dynamic_axes=AXES,
+            input_names=["input_ids", "attention_mask"], output_names=[*HEADS, "embedding"], dynamic_axes=AXES,
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ and that blank texts (neutral) and repeated ones cost nothing. Subclasses turn t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,15 +29,19 @@ class Scorer(ABC):
         """Name, version and release of the model, e.g. ``demand/1@1.0``."""
         return self.card.title
 
-    async def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """The score of each text, in the order given; raises :class:`ScoringError`, never half an answer."""
+    async def score(self, texts: Sequence[str], thresholds: Mapping[str, float] | None = None) -> list[TextScore]:
+        """The score of each text, in the order given; raises :class:`ScoringError`, never half an answer.
+
+        ``thresholds`` are those of the card, unless others are given for every label.
+        """
         spoken = list(dict.fromkeys(text for text in texts if text.strip()))
         tokens = self._tokenizer.encode(spoken)
+        limits = thresholds or self.card.thresholds
         scores: dict[str, TextScore] = {}
         for batch, outputs in await self._read(tokens):
             members = [spoken[place] for place in batch]
             offsets = [tokens[place].offsets for place in batch]
-            scores.update(zip(members, decode(outputs, offsets, members, self.card.thresholds), strict=True))
+            scores.update(zip(members, decode(outputs, offsets, members, limits), strict=True))
         return [scores.get(text, NEUTRAL) for text in texts]
 
     async def check(self, deadline: float = 1.0) -> None:

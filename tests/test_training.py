@@ -227,7 +227,9 @@ def test_calibration_softens_overconfidence_and_thresholds_separate() -> None:
     chosen = calibrate.thresholds(found)
     assert metrics.label_f1(found, DEMANDS[0], chosen[DEMANDS[0]]) == 1.0
     assert chosen["price"] == metrics.DEFAULT_THRESHOLD
-    assert calibrate.temperatures(found)[0] == 1.0
+    temperatures, weights = calibrate.weigh(found, found)
+    assert temperatures[0] == 1.0 and weights[0] == 0.0
+    assert calibrate.cells(found)[2].loss(temperatures[2]) <= calibrate.cells(found)[2].loss(1.0) + 1e-9
 
 
 @pytest.mark.data

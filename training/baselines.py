@@ -1,4 +1,4 @@
-"""Baselines on the same rows: the commonest answer, and TF-IDF of character n-grams with logistic regression.
+"""Baselines on the same rows: the commonest answer, TF-IDF of character n-grams with logistic regression, SnowNLP.
 
 They answer in the same shape as the model, so that the same scores, thresholds and intervals apply; they mark no
 evidence.
@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from snownlp import SnowNLP
 
 from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
 from training.data import Row
@@ -71,6 +73,21 @@ class TfIdf:
         return [Answer(row, sentiment[i], aspects[i], demands[i], _NO_TOKENS, _NO_TOKENS) for i, row in enumerate(rows)]
 
 
+class SnowSentiment:
+    """SnowNLP's naive Bayes for Chinese, trained on shop reviews; of aspects and demands it knows nothing."""
+
+    def answers(self, rows: Sequence[Row]) -> list[Answer]:
+        """One answer per row, in order; English rows count as undecided."""
+        nothing = np.tile(np.array([1, 0, 0, 0], np.float32), (len(ASPECTS), 1))
+        none = np.zeros((len(DEMANDS), 2), np.float32)
+        found = []
+        for row in rows:
+            positive = SnowNLP(row.text).sentiments if row.lang == "zh" and row.sentiment else 0.5
+            sentiment = np.array([1 - positive, 0, positive], np.float32)
+            found.append(Answer(row, sentiment, nothing, none, _NO_TOKENS, _NO_TOKENS))
+        return found
+
+
 def _shares(values: Iterable[str], names: Sequence[str]) -> Floats:
     counts = Counter(values)
     return np.array([counts[name] / max(1, counts.total()) for name in names], np.float32)
@@ -78,7 +95,9 @@ def _shares(values: Iterable[str], names: Sequence[str]) -> Floats:
 
 def _fit(inputs: Any, truth: Sequence[str | None]) -> Any:
     known = [i for i, value in enumerate(truth) if value is not None]
-    return LogisticRegression(C=10.0, max_iter=300).fit(inputs[known], [truth[i] for i in known])
+    return OneVsRestClassifier(LogisticRegression(C=10.0, solver="liblinear")).fit(
+        inputs[known], [truth[i] for i in known]
+    )
 
 
 def _probabilities(model: Any, inputs: Any, names: Sequence[str]) -> Floats:

@@ -14,10 +14,14 @@ import os
 import random
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
 from serving.labels import POLARITIES
 from stream.preprocess.clean import read, tidy
@@ -291,9 +295,9 @@ def oats(data: Path) -> Iterator[Row]:
         yield aspect_row(text, "en", "oats", quads, mapping.OATS)
 
 
-def bitext(data: Path) -> Iterator[Row]:
+def bitext(data: Path, part: Literal["Training", "Testing"] = "Training") -> Iterator[Row]:
     """English customer-service requests made from templates; demands only. ``source`` carries the intent."""
-    path = data / "bitext_customer_service" / "Bitext_Sample_Customer_Service_Training_Dataset.csv"
+    path = data / "bitext_customer_service" / f"Bitext_Sample_Customer_Service_{part}_Dataset.csv"
     with path.open(encoding="utf-8", newline="") as file:
         for item in csv.DictReader(file):
             if intent := mapping.BITEXT.get(item["intent"]):
@@ -324,6 +328,25 @@ def hint3(data: Path) -> Iterator[Row]:
                         yield Row(text, "en", "hint3", demands=intent.demands, known_demands=known)
 
 
+def intents(data: Path, shop: str, part: Literal["train", "test"]) -> list[tuple[str, str]]:
+    """HINT3's own labels of one shop: (text, intent) pairs, for heads learnt from few examples."""
+    with (data / "hint3" / "v2" / f"{shop}_{part}.csv").open(encoding="utf-8", newline="") as file:
+        found = [(clean(item["sentence"]), item["label"]) for item in csv.DictReader(file)]
+    return [(text, label) for text, label in found if text]
+
+
+def suggestions(data: Path) -> Iterator[Row]:
+    """SemEval-2019 task 9 A, evaluation part: what users of a software forum suggest, as feature requests. Its licence
+    forbids training a model that is shipped; evaluation only."""
+    path = data / "semeval2019_task9" / "SubtaskA_EvaluationData_labeled.csv"
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        for _, text, label in csv.reader(file):
+            demands = {"feature_request": 0.5} if label.strip() == "1" else {}
+            yield Row(clean(text), "en", "suggestions", demands=demands, known_demands=frozenset({"feature_request"}))
+
+
+#: Most dev rows of one set: enough to choose a threshold, few enough to read in half a minute.
+DEV_ROWS: Final = 500
 #: Sets whose own "test" hash split is evaluated on; the others have an evaluation file or none at all.
 SPLIT_BY_HASH: Final = ("utterances", "online_shopping", "zhijiang")
 
@@ -339,27 +362,33 @@ def grams(text: str) -> frozenset[str]:
 
 def without_leaks(rows: Iterable[Row], held_out: Iterable[str], nearness: float = 0.6) -> tuple[list[Row], int]:
     """Rows whose text is neither equal nor near (Jaccard of trigrams) to a held-out one, and how many were dropped."""
+    rows, held_out = list(rows), list(held_out)
     exact = {key(text) for text in held_out}
-    near = [grams(text) for text in (*held_out, *DEMONSTRATION)]
-    postings: dict[str, list[int]] = {}
-    for i, gram_set in enumerate(near):
-        for gram in gram_set:
-            postings.setdefault(gram, []).append(i)
-    kept, dropped = [], 0
-    for row in rows:
-        if key(row.text) in exact or _is_near(grams(row.text), near, postings, nearness):
-            dropped += 1
-        else:
-            kept.append(row)
-    return kept, dropped
+    near = nearest([row.text for row in rows], (*held_out, *DEMONSTRATION))
+    kept = [row for row, found in zip(rows, near, strict=True) if key(row.text) not in exact and found < nearness]
+    return kept, len(rows) - len(kept)
 
 
-def _is_near(own: frozenset[str], near: list[frozenset[str]], postings: Mapping[str, list[int]], limit: float) -> bool:
-    shared: dict[int, int] = {}
-    for gram in own:
-        for i in postings.get(gram, ()):
-            shared[i] = shared.get(i, 0) + 1
-    return any(count / (len(own) + len(near[i]) - count) >= limit for i, count in shared.items())
+def nearest(texts: Sequence[str], others: Sequence[str], chunk: int = 500) -> npt.NDArray[np.float64]:
+    """[texts]: the Jaccard similarity of each text's trigrams to those of the likest of ``others``."""
+    columns: dict[str, int] = {}
+    ours, theirs = (_incidence(list(map(grams, part)), columns) for part in (texts, others))
+    ours.resize(ours.shape[0], len(columns))
+    size = np.asarray(theirs.sum(axis=1)).ravel()
+    found = np.zeros(len(texts))
+    for start in range(0, len(texts), chunk):
+        shared = (ours[start : start + chunk] @ theirs.T).tocoo()
+        own = np.asarray(ours[start : start + chunk].sum(axis=1)).ravel()
+        likeness = shared.data / (own[shared.row] + size[shared.col] - shared.data)
+        np.maximum.at(found, start + shared.row, likeness)
+    return found
+
+
+def _incidence(gram_sets: Sequence[frozenset[str]], columns: dict[str, int]) -> Any:
+    """Sparse [texts, grams] of ones; ``columns`` numbers the grams and grows."""
+    indices = [columns.setdefault(gram, len(columns)) for gram_set in gram_sets for gram in sorted(gram_set)]
+    starts = np.cumsum([0, *map(len, gram_sets)])
+    return csr_matrix((np.ones(len(indices), np.float32), indices, starts), shape=(len(gram_sets), len(columns)))
 
 
 def unique(rows: Iterable[Row]) -> list[Row]:
@@ -436,12 +465,31 @@ def joined(rows: list[Row], count: int, seed: int = 0, longest: int = 60) -> lis
 
 @dataclass(frozen=True)
 class Mixture:
-    """What one run trains on, and what it must not have seen."""
+    """What one run trains on, set by set, and what it must not have seen."""
 
-    train: list[Row]
+    sets: Mapping[str, list[Row]]
     dev: list[Row]
     tests: Mapping[str, list[Row]]
     dropped: int
+
+    @property
+    def train(self) -> list[Row]:
+        """Every training row once."""
+        return [row for rows in self.sets.values() for row in rows]
+
+    def one_pass(self, shares: Mapping[str, int], number: int) -> list[Row]:
+        """Pass ``number`` over the sets: ``shares[name]`` rows of each, none again before all of its set were seen."""
+        return [row for name, count in shares.items() for row in _turn(self.sets.get(name, []), count, number, name)]
+
+
+def _turn(rows: list[Row], count: int, number: int, seed: str) -> Iterator[Row]:
+    """Rows ``number * count`` to ``(number + 1) * count`` of the set repeated for ever, shuffled anew each time."""
+    orders: dict[int, list[Row]] = {}
+    for place in range(number * count, (number + 1) * count) if rows else ():
+        round_, within = divmod(place, len(rows))
+        if round_ not in orders:
+            orders[round_] = random.Random(f"{seed} {round_}").sample(rows, len(rows))
+        yield orders[round_][within]
 
 
 def tests(data: Path | None) -> dict[str, list[Row]]:
@@ -457,44 +505,46 @@ def tests(data: Path | None) -> dict[str, list[Row]]:
         "asqp_zh": unique(asqp(data, "zh", "dev")),
         "asqp_en": unique(asqp(data, "en", "dev")),
         "hint3": unique(hint3(data)),
+        "bitext": without_leaks(unique(bitext(data, "Testing")), [row.text for row in _bitext_part(data)])[0],
+        "suggestions": unique(suggestions(data)),
     }
 
 
 def mixture(data: Path | None) -> Mixture:
-    """The training mixture with its dev rows (for calibration and thresholds) and tests."""
+    """The training sets with their dev rows (for calibration and thresholds) and tests."""
     held_out = tests(data)
     texts = [row.text for rows in held_out.values() for row in rows]
     pool = {"utterances": unique(utterances())}
     if data is not None:
-        reviews = unique(online_shopping(data))
-        shopping = [row for row in reviews if len(row.text) <= 100]
-        long = [row for row in reviews if 100 < len(row.text) <= 250]
         pool |= {
-            "online_shopping": spread(shopping, 5000, lambda row: (row.source, row.sentiment))
-            + spread(long, 800, lambda row: (row.source, row.sentiment)),
-            "amazon": [row for row in unique(amazon(data, "train")) if len(row.text) <= 350][:2500],
+            "online_shopping": _shorter(unique(online_shopping(data)), 250),
+            "amazon": _shorter(unique(amazon(data, "train")), 800),
             "zhijiang": unique(zhijiang(data)),
-            "asqp_zh": spread(_shorter(unique(asqp(data, "zh", "train")), 120), 4000, _polarities),
-            "asqp_en": spread(_shorter(unique(asqp(data, "en", "train")), 350), 3500, _polarities),
-            "acos_laptop": unique(acos_laptop(data))[:1500],
-            "dimabsa_laptop": unique(dimabsa_laptop(data))[:1500],
-            "oats": spread(unique(oats(data)), 1200, lambda row: tuple(row.aspects.items())),
-            "bitext": spread(unique(bitext(data)), 1200, lambda row: row.source),
-            "clinc": spread(unique(clinc(data)), 400, lambda row: row.source),
+            "asqp_zh": _shorter(unique(asqp(data, "zh", "train")), 160),
+            "asqp_en": _shorter(unique(asqp(data, "en", "train")), 450),
+            "acos_laptop": unique(acos_laptop(data)),
+            "dimabsa_laptop": unique(dimabsa_laptop(data)),
+            "oats": unique(oats(data)),
+            "bitext": _bitext_part(data),
+            "clinc": spread(unique(clinc(data)), 1000, lambda row: row.source),
         }
-    train: dict[str, list[Row]] = {}
+    sets: dict[str, list[Row]] = {}
     dev: list[Row] = []
     dropped = 0
     for name, rows in pool.items():
         kept, lost = without_leaks(rows, texts)
-        train[name] = part(kept, "train") if name in SPLIT_BY_HASH else part(kept, "train", "test")
-        dev += demand_free(part(kept, "dev"))
+        sets[name] = part(kept, "train") if name in SPLIT_BY_HASH else part(kept, "train", "test")
+        dev += spread(part(kept, "dev"), DEV_ROWS, lambda row: (row.source, row.sentiment))
         dropped += lost
-    ours = train.pop("utterances")
-    public = demand_free(row for rows in train.values() for row in rows)
-    short = ours + demand_free(row for name in ("zhijiang", "asqp_zh", "asqp_en") for row in train.get(name, []))
-    pairs = joined(ours + ours + short, min(4000, 2 * len(ours)))
-    return Mixture(ours * 4 + pairs + public, dev, held_out, dropped)
+    sets = {name: demand_free(rows) for name, rows in sets.items()}
+    short = [row for name in ("utterances", "zhijiang", "asqp_zh", "asqp_en") for row in sets.get(name, [])]
+    sets["joined"] = joined(sets["utterances"] * 2 + short, 3 * len(sets["utterances"]))
+    return Mixture(sets, demand_free(dev), held_out, dropped)
+
+
+def _bitext_part(data: Path) -> list[Row]:
+    """What is trained on of Bitext. Its templates fill both files: the test leaves out what is near to this."""
+    return spread(unique(bitext(data)), 2000, lambda row: row.source)
 
 
 def demand_free(rows: Iterable[Row]) -> list[Row]:
@@ -509,8 +559,3 @@ def demand_free(rows: Iterable[Row]) -> list[Row]:
 
 def _shorter(rows: Iterable[Row], characters: int) -> list[Row]:
     return [row for row in rows if len(row.text) <= characters]
-
-
-def _polarities(row: Row) -> tuple[tuple[str, str], ...]:
-    """Groups rows by their labels, so that rare combinations come first: negative logistics, packaging, service."""
-    return tuple(sorted(row.aspects.items()))

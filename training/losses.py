@@ -1,13 +1,15 @@
 """The training loss: four tasks, each averaged over the cells that are known."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.batches import IGNORED, Batch
-from training.model import Logits
+
+if TYPE_CHECKING:
+    from training.model import Logits
 
 #: Most aspects are absent from most texts; these weights keep "absent" from drowning the polarities.
 STATE_WEIGHTS: Final = (1.0, 2.0, 2.0, 2.0)
@@ -15,29 +17,32 @@ EVIDENCE_POSITIVE: Final = 3.0
 TASK_WEIGHTS: Final = {"sentiment": 1.0, "aspects": 4.0, "demands": 4.0, "strength": 1.0, "evidence": 4.0}
 
 
-def task_losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
+def task_losses(logits: "Logits", batch: Batch) -> dict[str, Tensor]:
     """Scalar loss per task; zero where a batch knows nothing about a task."""
-    states = batch.aspects.flatten()
-    weights = torch.tensor(STATE_WEIGHTS, dtype=logits.aspects.dtype)
-    aspects = F.cross_entropy(
-        logits.aspects.flatten(0, 1), states, weights, ignore_index=IGNORED, reduction="sum"
-    ) / _count(states != IGNORED)
-
     present, strength = logits.demands.unbind(-1)
-    demands = F.binary_cross_entropy_with_logits(present, batch.demands, reduction="none")
     there = (batch.demands > 0) & batch.demands_known
     strengths = F.binary_cross_entropy_with_logits(strength, batch.strength, reduction="none")
 
     evidence = F.binary_cross_entropy_with_logits(
         logits.evidence, batch.evidence, reduction="none", pos_weight=torch.tensor(EVIDENCE_POSITIVE)
     )
-    return {
-        "sentiment": F.cross_entropy(logits.sentiment, batch.sentiment, ignore_index=IGNORED, reduction="sum")
-        / _count(batch.sentiment != IGNORED),
-        "aspects": aspects,
-        "demands": _mean(demands, batch.demands_known),
+    return label_losses(logits.sentiment, logits.aspects, present, batch) | {
         "strength": _mean(strengths, there),
         "evidence": _mean(evidence, batch.evidence_known),
+    }
+
+
+def label_losses(sentiment: Tensor, aspects: Tensor, demands: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The losses of what a text says, without how strongly and where: [B, 3], [B, 13, 4], [B, 10] logits."""
+    states = batch.aspects.flatten()
+    weights = torch.tensor(STATE_WEIGHTS, dtype=aspects.dtype)
+    found = F.cross_entropy(aspects.flatten(0, 1), states, weights, ignore_index=IGNORED, reduction="sum")
+    wanted = F.binary_cross_entropy_with_logits(demands, batch.demands, reduction="none")
+    felt = F.cross_entropy(sentiment, batch.sentiment, ignore_index=IGNORED, reduction="sum")
+    return {
+        "sentiment": felt / _count(batch.sentiment != IGNORED),
+        "aspects": found / _count(states != IGNORED),
+        "demands": _mean(wanted, batch.demands_known),
     }
 
 

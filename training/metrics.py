@@ -11,9 +11,10 @@ import onnxruntime as ort
 import torch
 from tokenizers import Tokenizer
 
+from serving import decode
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
 from training.batches import PAD, encode, token_labels
-from training.data import Row
+from training.data import Row, Span
 from training.model import HEADS, Calibrated, RadarModel
 
 Floats = npt.NDArray[np.float32]
@@ -33,6 +34,7 @@ class Answer:
     demands: Floats  #: [10, 2]
     evidence: Floats  #: [T, 23]
     tokens: Floats  #: [T, 23], 1 where a token is evidence by the row's spans
+    offsets: tuple[Span, ...] = ()  #: place of each token in the text
 
     def presence(self, label: str) -> float:
         """Probability that an aspect (any polarity) or a demand is in the text."""
@@ -51,7 +53,20 @@ def torch_predict(model: RadarModel) -> Predict:
     def predict(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Sequence[Floats]:
         with torch.inference_mode():
             tensors = Calibrated(model)(torch.from_numpy(ids), torch.from_numpy(mask))
-        return [tensor.float().numpy() for tensor in tensors]
+        return [tensor.float().numpy() for tensor in tensors[: len(HEADS)]]
+
+    return predict
+
+
+def wide_predict(model: RadarModel) -> Predict:
+    """The wide part alone as a predictor; it knows neither strength (0.5) nor evidence (0)."""
+
+    def predict(ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> Sequence[Floats]:
+        with torch.inference_mode():
+            sentiment, aspects, present = model.wide(torch.from_numpy(ids))
+        demands = torch.stack([present.sigmoid(), torch.full_like(present, 0.5)], dim=-1)
+        evidence = np.zeros((*ids.shape, len(EVIDENCE_LABELS)), np.float32)
+        return [sentiment.softmax(-1).numpy(), aspects.softmax(-1).numpy(), demands.numpy(), evidence]
 
     return predict
 
@@ -67,6 +82,20 @@ def onnx_predict(path: Path) -> Predict:
         return found
 
     return predict
+
+
+def onnx_embed(path: Path, tokenizer: Tokenizer) -> Callable[[Sequence[str]], Floats]:
+    """The mean state of texts, [N, H], as an exported model gives it; each text is read alone, as it is served."""
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if "embedding" not in [output.name for output in session.get_outputs()]:
+        raise SystemExit(f"{path} gives no embedding: export it again with python -m training.train.")
+
+    def embed(texts: Sequence[str]) -> Floats:
+        ids = [np.array([encoding.ids], np.int64) for encoding in tokenizer.encode_batch(list(texts))]
+        states = [session.run(["embedding"], {"input_ids": one, "attention_mask": np.ones_like(one)})[0] for one in ids]
+        return np.concatenate(states)
+
+    return embed
 
 
 def answers(rows: Sequence[Row], tokenizer: Tokenizer, predict: Predict, size: int = 32) -> list[Answer]:
@@ -86,7 +115,7 @@ def answers(rows: Sequence[Row], tokenizer: Tokenizer, predict: Predict, size: i
             used = len(encoded[i].ids)
             found[i] = Answer(
                 rows[i], sentiment[place], aspects[place], demands[place], evidence[place, :used],
-                token_labels(encoded[i]).numpy(),
+                token_labels(encoded[i]).numpy(), tuple(encoded[i].offsets),
             )  # fmt: skip
     return [found[i] for i in range(len(rows))]
 
@@ -116,6 +145,26 @@ def aspect_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float
     return f1(*np.sum([aspect_counts(answer, thresholds) for answer in found], axis=0))
 
 
+def presence_f1(
+    found: Sequence[Answer], thresholds: Mapping[str, float], labels: Sequence[str], average: str = "micro"
+) -> float:
+    """Micro- or macro-F1 of the presence of ``labels``, whatever their polarity."""
+    counts = [presence_counts(found, label, thresholds.get(label, DEFAULT_THRESHOLD)) for label in labels]
+    return f1(*np.sum(counts, axis=0)) if average == "micro" else float(np.mean([f1(*count) for count in counts]))
+
+
+def negative_f1(found: Sequence[Answer], thresholds: Mapping[str, float], labels: Sequence[str]) -> float:
+    """Micro-F1 over the aspects that are spoken of badly, which is what alerts are made of."""
+    counts = np.zeros(3)
+    for answer in found:
+        for label in answer.row.known_aspects & set(labels):
+            enough = answer.presence(label) >= thresholds.get(label, DEFAULT_THRESHOLD)
+            said = enough and answer.polarity(label) == "negative"
+            true = answer.row.aspects.get(label) == "negative"
+            counts += said and true, said, true
+    return f1(*counts)
+
+
 def demand_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
     """Macro-F1 over the demands that occur among the rows."""
     scores = [
@@ -128,10 +177,28 @@ def demand_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float
 
 def label_f1(found: Sequence[Answer], label: str, threshold: float) -> float:
     """F1 of one aspect's or demand's presence."""
-    known = [answer for answer in found if label in answer.row.known_aspects | answer.row.known_demands]
+    return f1(*presence_counts(found, label, threshold))
+
+
+def presence_counts(found: Sequence[Answer], label: str, threshold: float) -> tuple[int, int, int]:
+    """(right, predicted, true) texts with the label."""
+    known = [answer for answer in found if label in answer.row.known_aspects or label in answer.row.known_demands]
     said = [answer.presence(label) >= threshold for answer in known]
     true = [label in answer.row.aspects or label in answer.row.demands for answer in known]
-    return f1(sum(a and b for a, b in zip(said, true, strict=True)), sum(said), sum(true))
+    return sum(a and b for a, b in zip(said, true, strict=True)), sum(said), sum(true)
+
+
+def demand_accuracy(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
+    """Share of rows whose known demands are all answered rightly, presence and absence."""
+    right = [
+        all(
+            (answer.presence(name) >= thresholds.get(name, DEFAULT_THRESHOLD)) == (name in answer.row.demands)
+            for name in answer.row.known_demands
+        )
+        for answer in found
+        if answer.row.known_demands
+    ]
+    return float(np.mean(right)) if right else float("nan")
 
 
 def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -> float:
@@ -143,6 +210,39 @@ def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -
             said, true = answer.evidence[:, column] >= threshold, answer.tokens[:, column] > 0
             counts += (said & true).sum(), said.sum(), true.sum()
     return f1(*counts) if counts[2] else float("nan")
+
+
+def span_f1(found: Sequence[Answer], thresholds: Mapping[str, float] | None, overlap: float = 0.5) -> float:
+    """Micro-F1 over evidence spans as the radar shows them; a span is right if it shares ``overlap`` of the union of
+    both with a true span of its label. ``thresholds`` None: evidence of the true labels, as if these were known.
+
+    True spans with no more than a character between them count as one, as the decoder joins them.
+    """
+    counts = np.zeros(3)
+    for answer in found:
+        words = [decode.trimmed(answer.row.text, *offset) for offset in answer.offsets]
+        for label in answer.row.known_spans & answer.row.known_aspects:
+            true = _merged(answer.row.spans.get(label, ()))
+            shown = bool(true) if thresholds is None else answer.presence(label) >= thresholds[label]
+            said = decode.spans(answer.evidence[:, EVIDENCE_LABELS.index(label)], words) if shown else []
+            right = sum(any(_shared(one, other) >= overlap for other in true) for one in said)
+            counts += min(right, len(true)), len(said), len(true)
+    return f1(*counts)
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _shared(one: Span, other: Span) -> float:
+    both = min(one[1], other[1]) - max(one[0], other[0])
+    return max(0, both) / (one[1] - one[0] + other[1] - other[0] - max(0, both))
 
 
 def f1(right: float, predicted: float, true: float) -> float:

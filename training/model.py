@@ -7,6 +7,7 @@ of the evidence head, which is trained on annotated spans: what the model shows 
 Shapes: B texts, T tokens, H hidden units, L = 23 evidence labels (13 aspects, then 10 demands).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel
 
 from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from training.wide import Wide
 
-#: Order of :attr:`RadarModel.temperature`.
+#: Order of :attr:`RadarModel.temperature`; the wide part has a weight in the first three.
 HEADS: Final = ("sentiment", "aspects", "demands", "evidence")
 #: First logit of what is rare, so that training starts from the prior instead of spending its first steps on it.
 RARE: Final = -3.0
@@ -54,6 +56,7 @@ class RadarModel(nn.Module):
 
     encoder: Any
     temperature: Tensor
+    wide_weight: Tensor
 
     def __init__(self, encoder: nn.Module, hidden: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -64,7 +67,9 @@ class RadarModel(nn.Module):
         self.sentiment = nn.Linear(hidden, len(POLARITIES))
         self.aspects = LabelLinear(len(ASPECTS), 2 * hidden, len(ASPECT_STATES))
         self.demands = LabelLinear(len(DEMANDS), 2 * hidden, 2)
+        self.wide = Wide()
         self.register_buffer("temperature", torch.ones(len(HEADS)))
+        self.register_buffer("wide_weight", torch.zeros(len(HEADS) - 1))
         with torch.no_grad():
             self.evidence.bias.fill_(RARE)
             self.demands.bias[:, 0] = RARE
@@ -91,8 +96,49 @@ class RadarModel(nn.Module):
         )  # fmt: skip
         return cls(BertModel(config, add_pooling_layer=False), hidden)
 
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the weights of an earlier run, which may have had no wide part."""
+        missing, unexpected = self.load_state_dict(dict(state), strict=False)
+        if unexpected or any(not name.startswith("wide") for name in missing):
+            raise SystemExit(f"These are weights of another model: {[*missing, *unexpected][:3]} …")
+
+    def freeze(self, layers: int) -> None:
+        """Keep the lowest layers as they are (the embeddings are the first), and spare the costly dropout there.
+
+        Dropout of attention weights goes everywhere: drawing its random numbers took a tenth of a step on CPUs.
+        """
+        for i, layer in enumerate([self.encoder.embeddings, *self.encoder.encoder.layer]):
+            layer.requires_grad_(i >= layers)
+            for name, part in layer.named_modules():
+                if isinstance(part, nn.Dropout) and (i < layers or name == "attention.self.dropout"):
+                    part.p = 0.0
+
+    def adapt(self, method: str, rank: int) -> None:
+        """Train low-rank updates of the encoder's linear layers instead: "lora", or "dora" (Liu et al. 2024)."""
+        if method not in ("lora", "dora"):
+            raise SystemExit(f"adapter must be lora or dora, not {method!r}.")
+        from peft import LoraConfig, get_peft_model
+
+        targets = [name for name, part in self.encoder.named_modules() if isinstance(part, nn.Linear)]
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_dora=method == "dora")
+        self.encoder = get_peft_model(self.encoder, config)
+
+    def merge(self) -> None:
+        """Fold the updates of :meth:`adapt` into the weights; the model is then as if trained whole."""
+        if hasattr(self.encoder, "merge_and_unload"):
+            self.encoder = self.encoder.merge_and_unload()
+
+    def uncalibrate(self) -> None:
+        """Temperatures 1, and nothing of the wide part."""
+        self.temperature.fill_(1.0)
+        self.wide_weight.zero_()
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Logits:
         """int64 [B, T] twice (mask: 1 for a token, 0 for padding) -> :class:`Logits`."""
+        return self.read(input_ids, attention_mask)[0]
+
+    def read(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Logits, Tensor]:
+        """As :meth:`forward`, and the mean state of the tokens, [B, H], on which new labels can be learnt."""
         states = self.dropout(self.norm(self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]))
         evidence = self.evidence(states)
 
@@ -104,18 +150,25 @@ class RadarModel(nn.Module):
         mean = (states * present).sum(dim=1) / present.sum(dim=1)
         vectors = torch.cat([looked_at, mean.unsqueeze(1).expand_as(looked_at)], dim=-1)
         aspects, demands = vectors[:, : len(ASPECTS)], vectors[:, len(ASPECTS) :]
-        return Logits(self.sentiment(mean), self.aspects(aspects), self.demands(demands), evidence)
+        return Logits(self.sentiment(mean), self.aspects(aspects), self.demands(demands), evidence), mean
 
 
 class Calibrated(nn.Module):
-    """The model as exported: probabilities, each head divided by its temperature (Guo et al. 2017) first."""
+    """The model as exported: probabilities of the encoder's logits, each head divided by its temperature (Guo et al.
+    2017), plus the weighted logits of the wide part."""
 
     def __init__(self, model: RadarModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """int64 [B, T] twice -> the four output tensors of serving/labels.py."""
-        logits = self.model(input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """int64 [B, T] twice -> the four output tensors of serving/labels.py, and the mean state."""
+        logits, mean = self.model.read(input_ids, attention_mask)
         sentiment, aspects, demands, evidence = (scores / self.model.temperature[i] for i, scores in enumerate(logits))
-        return sentiment.softmax(-1), aspects.softmax(-1), demands.sigmoid(), evidence.sigmoid()
+        beside = (scores * self.model.wide_weight[i] for i, scores in enumerate(self.model.wide(input_ids)))
+        said, felt, wanted = beside
+        present, strength = demands.unbind(-1)
+        demands = torch.stack([present + wanted, strength], dim=-1)
+        return (
+            (sentiment + said).softmax(-1), (aspects + felt).softmax(-1), demands.sigmoid(), evidence.sigmoid(), mean,
+        )  # fmt: skip

@@ -1,9 +1,10 @@
 """The trainer: ``python -m training.train`` for the shipped model, ``--smoke`` for a tiny one in a minute or two.
 
-A run has a budget of rows and of minutes; whichever is used up faster drives the learning rate down to zero, so a run
-on a busy machine still ends on time and well annealed. Every few minutes the state is saved, and a run started again
-with the same ``--out`` goes on from there. At the end the model is calibrated on dev rows, exported as int8 and given
-the thresholds chosen on the exported model's own dev answers.
+A run is one file in ``training/configs``. It has a budget of rows and of minutes of its own computing time; whichever
+is used up faster drives the learning rate down to zero, so a run on a busy machine, or one that is paused, still ends
+well annealed. Every few minutes the state is saved, and a run started again with the same ``--out`` goes on from there.
+At the end the model is weighed against its wide part and calibrated on dev rows, exported as int8 and given the
+thresholds chosen on the exported model's own dev answers.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,74 +29,109 @@ from serving.export import export, export_half, set_metadata
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS
 from training import calibrate, data, metrics
 from training.batches import MAX_LENGTH, Encoded, batches, collate, encode, load_tokenizer, trainable
+from training.disturb import with_disturbed
 from training.losses import task_losses, total
 from training.model import RadarModel
+from training.wide import fit
 
 REPOSITORY_MODEL: Final = data.ROOT / "model_repo" / "demand" / "1"
 TOKENIZER: Final = REPOSITORY_MODEL / "tokenizer.json"
-VERSION: Final = "1"
-WARM_UP: Final = 0.06
-SAVE_SECONDS: Final = 240
+CONFIGS: Final = Path(__file__).parent / "configs"
+BASE: Final = data.ROOT.parent / "shared" / "weights" / "me5-small-zhen-fp16"
+VERSION: Final = "2"
+WARM_UP: Final = 0.04
+SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
+CHECK_ROWS: Final = 300
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run may spend and how it learns."""
+    """One run: what it may spend, how it learns, and how its sets are mixed. The fields of a file in configs/."""
 
+    shares: Mapping[str, int]  #: rows of each set in one pass
     rows: int
-    minutes: float
+    minutes: float  #: computing time of the training thread
     rate: float = 1e-4
     head_rate: float = 4e-3
     size: int = 32
     frozen: int = 4  #: lowest encoder layers that stay as they are; the embeddings are the first
+    length: int = MAX_LENGTH
+    adapter: str = ""  #: "lora" or "dora": train low-rank updates of the encoder instead of its weights
+    rank: int = 16  #: of an adapter
+    patience: int = 0  #: checks without a better dev score after which the run ends and takes the best state; 0: never
     seed: int = 0
+
+    @classmethod
+    def read(cls, path: Path, **changes: Any) -> "Plan":
+        """The plan in a TOML file; ``changes`` (where not None) take precedence."""
+        found = tomllib.loads(path.read_text(encoding="utf-8")) | {k: v for k, v in changes.items() if v is not None}
+        if unknown := found.keys() - {field.name for field in fields(cls)}:
+            raise SystemExit(f"{path}: unknown {', '.join(sorted(unknown))}; see Plan in training/train.py.")
+        return cls(**found)
 
 
 class Trainer:
     """One run: model, optimiser, progress. ``losses`` holds the mean total loss of every reported stretch."""
 
-    def __init__(self, model: RadarModel, plan: Plan, out: Path) -> None:
+    def __init__(self, model: RadarModel, plan: Plan, out: Path, until: float = math.inf) -> None:
         self.model, self.plan, self.out = model, plan, out
-        self.rows, self.seconds, self.epoch = 0, 0.0, 0
+        self._until, self._began, self._from = until, time.time(), 0.0
+        self.rows, self.seconds, self.passes = 0, 0.0, 0
         self.losses: list[float] = []
-        for frozen in [model.encoder.embeddings, *model.encoder.encoder.layer][: plan.frozen]:
-            frozen.requires_grad_(False)
+        self.scores: list[float] = []
+        self.model.freeze(plan.frozen)
+        if plan.adapter:
+            self.model.adapt(plan.adapter, plan.rank)
         encoder = [p for p in model.encoder.parameters() if p.requires_grad]
-        heads = [p for name, p in model.named_parameters() if not name.startswith("encoder.")]
+        heads = [p for name, p in model.named_parameters() if not name.startswith(("encoder.", "wide."))]
         self.optimiser = torch.optim.AdamW(
-            [{"params": encoder, "peak": plan.rate}, {"params": heads, "peak": plan.head_rate}], weight_decay=0.01
-        )
+            [{"params": encoder, "peak": plan.rate}, {"params": heads, "peak": plan.head_rate}],
+            weight_decay=0.01, fused=True,
+        )  # fmt: skip
+        self._board = _board(out)
 
     @property
     def progress(self) -> float:
-        """Share of the budget used: of rows or of minutes, whichever is further."""
-        return max(self.rows / self.plan.rows, self.seconds / (60 * self.plan.minutes))
+        """Share of the budget used: of rows, of minutes or of the time until the appointed end, the furthest."""
+        waited = (time.time() - self._began) / (self._until - self._began)
+        appointed = self._from + (1 - self._from) * waited
+        return max(self.rows / self.plan.rows, self.seconds / (60 * self.plan.minutes), appointed)
 
-    def run(self, examples: Sequence[Encoded], dev: Sequence[data.Row], tokenizer: Tokenizer) -> None:
-        """Train until the budget is used up."""
-        saved = 0.0
+    @property
+    def stale(self) -> bool:
+        """Whether the last ``patience`` checks brought nothing better."""
+        since = len(self.scores) - 1 - int(np.argmax(self.scores)) if self.scores else 0
+        return 0 < self.plan.patience <= since
+
+    def run(self, mixture: data.Mixture, tokenizer: Tokenizer) -> None:
+        """Train until the budget is used up, or until ``patience`` is lost."""
+        dev = random.Random(0).sample(mixture.dev, min(CHECK_ROWS, len(mixture.dev)))
+        saved = self.seconds
         recent: list[dict[str, Tensor]] = []
         self.model.train()
-        while self.progress < 1:
-            for chosen in batches(examples, self.plan.size, self.plan.seed + self.epoch):
-                start = time.monotonic()
+        while self.progress < 1 and not self.stale:
+            examples = trainable(encode(mixture.one_pass(self.plan.shares, self.passes), tokenizer))
+            for chosen in batches(examples, self.plan.size, self.plan.seed + self.passes):
+                start = time.thread_time()
                 recent.append(self._step(chosen))
                 self.rows += len(chosen)
-                self.seconds += time.monotonic() - start
+                self.seconds += time.thread_time() - start
                 if len(recent) == REPORT_BATCHES:
                     self._report(recent)
                     recent = []
                 if self.seconds - saved > SAVE_SECONDS:
                     saved = self.seconds
-                    self.save()
                     self._check(dev, tokenizer)
-                if self.progress >= 1:
+                    self.save()
+                if self.progress >= 1 or self.stale:
                     break
-            self.epoch += 1
+            self.passes += 1
         if recent:
             self._report(recent)
         self.save()
+        if self.stale:
+            self.model.load_state_dict(torch.load(self.out / "best.pt", weights_only=True))
 
     def _step(self, chosen: Sequence[Encoded]) -> dict[str, Tensor]:
         warmed = min(1.0, self.progress / WARM_UP)
@@ -115,37 +153,60 @@ class Trainer:
         parts = " ".join(f"{task} {loss:.3f}" for task, loss in means.items())
         speed = self.rows / max(self.seconds, 1e-9)
         say(f"{self.progress:6.1%} {self.rows:6d} rows {speed:5.1f}/s  loss {self.losses[-1]:.3f}: {parts}")
+        self._log({f"loss/{task}": loss for task, loss in means.items()})
 
     def _check(self, dev: Sequence[data.Row], tokenizer: Tokenizer) -> None:
         self.model.eval()
         found = metrics.answers(dev, tokenizer, metrics.torch_predict(self.model))
         self.model.train()
-        say(
-            f"       dev: sentiment {metrics.sentiment_accuracy(found):.3f}  aspects {metrics.aspect_f1(found, {}):.3f}"
-            f"  demands {metrics.demand_f1(found, {}):.3f}  evidence {metrics.evidence_f1(found):.3f}"
-        )
+        figures = {
+            "sentiment": metrics.sentiment_accuracy(found), "aspects": metrics.aspect_f1(found, {}),
+            "demands": metrics.demand_f1(found, {}), "evidence": metrics.evidence_f1(found),
+        }  # fmt: skip
+        say("       dev: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+        self._log({f"dev/{name}": value for name, value in figures.items()})
+        self.scores.append(float(np.nanmean(list(figures.values()))))
+        if self.plan.patience and self.scores[-1] == max(self.scores):
+            self.out.mkdir(parents=True, exist_ok=True)
+            torch.save(self.model.state_dict(), self.out / "best.pt")
+
+    def _log(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items() if self._board else ():
+            self._board.add_scalar(name, value, self.rows)
 
     def save(self) -> None:
         """Write the state beside the last one and swap, so that a kill never leaves half a file."""
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "rows": self.rows,
-            "seconds": self.seconds, "epoch": self.epoch, "losses": self.losses,
+            "seconds": self.seconds, "passes": self.passes, "losses": self.losses, "scores": self.scores,
         }  # fmt: skip
         torch.save(state, self.out / "last.part")
         (self.out / "last.part").replace(self.out / "last.pt")
 
     def resume(self) -> None:
-        """Take up the state in ``out``, if there is one; the pass over the data starts anew with another order."""
+        """Take up the state in ``out``, if there is one; the pass under way is left for the next."""
         path = self.out / "last.pt"
         if not path.is_file():
             return
         state: dict[str, Any] = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.rows, self.seconds, self.losses = state["rows"], state["seconds"], state["losses"]
-        self.epoch = state["epoch"] + 1
+        self.rows, self.seconds, self.losses, self.scores = (
+            state[name] for name in ("rows", "seconds", "losses", "scores")
+        )
+        self.passes = state["passes"] + 1
+        self._from = self.progress
         say(f"Going on from {path} at {self.progress:.0%}.")
+
+
+def _board(out: Path) -> Any:
+    """A TensorBoard writer, where the package is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(out / "board"))
 
 
 def say(line: str) -> None:
@@ -154,47 +215,62 @@ def say(line: str) -> None:
 
 
 def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, target: Path, out: Path) -> Path:
-    """Calibrate on dev rows, export, choose thresholds on the exported model and store them in it.
+    """Weigh the two parts and calibrate on dev rows, export, choose thresholds on the exported model, store them in it.
 
-    The fp16 model for GPUs, with the same thresholds, stays in ``out``: at 77 MB it is not shipped.
+    The fp16 model for GPUs, with the same thresholds, stays in ``out``: it is not shipped.
     """
     tokenizer = load_tokenizer(tokenizer_path)
     model.eval()
-    model.temperature.fill_(1.0)
-    model.temperature.copy_(
-        torch.tensor(calibrate.temperatures(metrics.answers(dev, tokenizer, metrics.torch_predict(model))))
+    model.uncalibrate()
+    deep, wide = (
+        metrics.answers(dev, tokenizer, predict(model)) for predict in (metrics.torch_predict, metrics.wide_predict)
     )
+    temperatures, weights = calibrate.weigh(deep, wide)
+    model.temperature.copy_(torch.tensor(temperatures))
+    model.wide_weight.copy_(torch.tensor(weights))
     facts: dict[str, Any] = {"version": VERSION, "languages": ["zh", "en"], "max_length": MAX_LENGTH}
     path = export(model, tokenizer_path, target, facts)
     chosen = calibrate.thresholds(metrics.answers(dev, tokenizer, metrics.onnx_predict(path)))
     set_metadata(path, facts | {"thresholds": chosen})
     export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
-    say(f"Temperatures {[round(t, 2) for t in model.temperature.tolist()]}; wrote {path}")
+    say(f"Temperatures {_rounded(temperatures)}, weights of the wide part {_rounded(weights)}; wrote {path}")
     return path
 
 
-def full(base: Path, out: Path, plan: Plan, target: Path) -> None:
-    """The shipped model."""
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 2) for value in values]
+
+
+def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.inf, start: Path | None = None) -> None:
+    """The shipped model; ``until`` is the Unix time at which training is over at the latest, ``start`` a state of an
+    earlier run whose weights are the first ones."""
     say("Reading the data sets ...")
-    mixture = data.mixture(data.data_folder())
-    tokenizer = load_tokenizer(base / "tokenizer.json")
-    examples = trainable(encode(mixture.train, tokenizer))
-    say(f"{len(examples)} training rows, {len(mixture.dev)} dev rows, {mixture.dropped} left out as leaks.")
-    trainer = Trainer(RadarModel.from_base(base), plan, out)
+    mixture = with_disturbed(data.mixture(data.data_folder()))
+    tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
+    say(f"{len(mixture.train)} training rows, {len(mixture.dev)} dev rows, {mixture.dropped} left out as leaks.")
+    model = RadarModel.from_base(base)
+    if start:
+        model.load_weights(torch.load(start, weights_only=True)["model"])
+    trainer = Trainer(model, plan, out, until)
     trainer.resume()
-    trainer.run(examples, random.Random(0).sample(mixture.dev, min(400, len(mixture.dev))), tokenizer)
+    trainer.run(mixture, tokenizer)
+    trainer.model.merge()
+    say("Fitting the wide part ...")
+    fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
+    torch.save(trainer.model.state_dict(), out / "model.pt")
     finish(trainer.model, mixture.dev, base / "tokenizer.json", target, out)
 
 
 def smoke(plan: Plan) -> None:
     """Train a tiny model on the repository's own texts, export it and read it back: the whole path, little skill."""
     tokenizer = load_tokenizer(TOKENIZER)
-    mixture = data.mixture(None)
-    examples = trainable(encode(mixture.train, tokenizer))
-    say(f"{len(examples)} training rows from the repository, a model of two layers.")
+    mixture = with_disturbed(data.mixture(None))
+    say(f"{len(mixture.train)} training rows from the repository, a model of two layers.")
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(RadarModel.tiny(tokenizer.get_vocab_size()), plan, Path(folder) / "checkpoints")
-        trainer.run(examples, mixture.dev, tokenizer)
+        trainer.run(mixture, tokenizer)
+        trainer.model.merge()
+        fit(trainer.model.wide, trainable(encode(mixture.sets["utterances"], tokenizer)), plan.seed)
         path = finish(trainer.model, mixture.dev, TOKENIZER, Path(folder) / "model", Path(folder))
         ids = np.array([tokenizer.encode(text).ids[:8] for text in data.DEMONSTRATION], dtype=np.int64)
         shapes = [list(tensor.shape) for tensor in metrics.onnx_predict(path)(ids, np.ones_like(ids))]
@@ -210,21 +286,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="tiny model on the repository's texts, a minute")
-    parser.add_argument("--base", type=Path, default=data.ROOT.parent / "shared" / "weights" / "me5-small-zhen-fp16")
+    parser.add_argument("--config", type=Path, default=CONFIGS / "shipped.toml", help="the plan of the run")
+    parser.add_argument("--base", type=Path, default=BASE, help="folder of an encoder in Hugging Face form")
+    parser.add_argument("--start", type=Path, help="state of an earlier run (last.pt) to go on from as a new run")
     parser.add_argument("--out", type=Path, default=data.ROOT / "build" / "checkpoints", help="where states are kept")
     parser.add_argument("--target", type=Path, default=REPOSITORY_MODEL, help="where the exported model goes")
-    parser.add_argument("--minutes", type=float, default=40.0, help="budget of training time")
-    parser.add_argument("--rows", type=int, default=90_000, help="budget of training rows")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="budget of computing time, instead of the plan's")
+    parser.add_argument("--rows", type=int, help="budget of training rows, instead of the plan's")
+    parser.add_argument("--until", help="local time, HH:MM, at which training is over at the latest")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="one per real core")
     chosen = parser.parse_args(arguments)
-    torch.manual_seed(chosen.seed)
+    config = CONFIGS / "smoke.toml" if chosen.smoke else chosen.config
+    plan = Plan.read(config, minutes=chosen.minutes, rows=chosen.rows)
+    torch.manual_seed(plan.seed)
     torch.set_num_threads(chosen.threads)
     if chosen.smoke:
-        smoke(Plan(rows=20_000, minutes=1.0, rate=3e-3, head_rate=5e-3, frozen=0, seed=chosen.seed))
+        smoke(plan)
     else:
-        plan = Plan(rows=chosen.rows, minutes=chosen.minutes, seed=chosen.seed)
-        full(chosen.base, chosen.out, plan, chosen.target)
+        full(chosen.base, chosen.out, plan, chosen.target, _moment(chosen.until), chosen.start)
+
+
+def _moment(clock: str | None) -> float:
+    """The next moment at which the local clock shows ``HH:MM``, as Unix time; infinity for None."""
+    if clock is None:
+        return math.inf
+    now = datetime.now()
+    moment = datetime.combine(now, datetime.strptime(clock, "%H:%M").time())
+    return (moment if moment > now else moment + timedelta(days=1)).timestamp()
 
 
 if __name__ == "__main__":
