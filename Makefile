@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test test-kafka test-faults check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay lock clean
+.PHONY: help setup setup-all demo test test-kafka test-faults check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay bench-detect lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,9 @@ bench-latency: setup-all  ## from the event that completes a window to its alert
 
 bench-replay: setup-all  ## how many times faster than real time a recorded stretch goes through
 	$(BIN)/python -m bench.replay
+
+bench-detect: setup-all  ## outbreaks found at a budget of false alarms, beside peers; then cost, ramps, repeats
+	$(BIN)/python -m bench.detect
 
 lock: setup-all  ## write constraints.txt from the environment as installed
 	$(PIP) freeze --exclude-editable | grep -v '^demand-radar' > constraints.txt

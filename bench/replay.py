@@ -1,8 +1,8 @@
 """``make bench-replay``: how many times faster than it happened a recorded stretch goes through the radar.
 
-The stretch is :data:`RATE` events a second, nearly all of them clicks (``bench/workload.py``). The runs on one broker go
-into workers that store, recommend and save as they do in production, and are over when every window of the stretch is
-closed, stored and saved:
+The stretch is :data:`RATE` events a second, nearly all of them clicks (``bench/workload.py``). The runs on one broker
+go into workers that store, recommend and save as they do in production, and are over when every window of the stretch
+is closed, stored and saved:
 
 - *from the topic*: the events are there before one worker, or two, start; the time runs from their readiness;
 - *from a file*: an event file through the code of ``radar replay`` at maximum speed, reading, sending and working side
