@@ -1,14 +1,10 @@
-"""``radar demo`` and ``radar replay``: events through the stack while one watches, and an account of what came out."""
+"""``radar demo``: a simulated shop through the stack while one watches, and which of its incidents were found."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,66 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from stream import alerts as reader
-from stream.replay import Event, ReplaySummary, read_events, replay_events
+from stream.replay.control import Control
+from stream.replay.run import ReplayReport, feed
 from stream.settings import Settings, running
 from stream.simulate import Shop
 from stream.simulate.incidents import Finding, Incident, match_alerts
-from stream.sinks import open_sink
-from stream.sinks.base import Sink
 from stream.stack import embedded_stack
-from stream.status import read_lanes, totals, wait_until_caught_up
-
-Counts = dict[str, dict[str, int]]
-PROGRESS_SECONDS = 5.0
-WORKER_PATIENCE = 30.0
-
-
-@dataclass(slots=True)
-class ReplayReport:
-    """What went in and what came out, stage by stage."""
-
-    sent: dict[str, int]
-    heartbeats: int
-    first_ts: int
-    last_ts: int
-    seconds: float  # until everything was read, counted and durable
-    complete: bool
-    stages: Counts
-    alerts: list[dict[str, Any]]
-
-    @property
-    def events_per_second(self) -> float:
-        return sum(self.sent.values()) / self.seconds if self.seconds else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "sent": self.sent,
-            "heartbeats": self.heartbeats,
-            "first_ts": self.first_ts,
-            "last_ts": self.last_ts,
-            "seconds": round(self.seconds, 1),
-            "events_per_s": round(self.events_per_second),
-            "complete": self.complete,
-            "stages": self.stages,
-            "alerts": self.alerts,
-        }
-
-    def print(self, out: Console, with_alerts: bool = True) -> None:
-        sent = ", ".join(f"{count:,} {topic}" for topic, count in self.sent.items())
-        out.print(
-            f"\n{sent} from {reader.human(self.first_ts)} to {reader.human(self.last_ts)} UTC in {self.seconds:.1f} s: "
-            f"{self.events_per_second:,.0f} events/s"
-        )
-        table = Table("stage", "counts")
-        for topic, counts in self.stages.items():
-            table.add_row(topic, ", ".join(f"{count:,} {name}" for name, count in counts.items() if count))
-        out.print(table)
-        if not self.complete:
-            out.print(
-                "[yellow]The workers have not finished: look into the logs in <home>/logs, or run radar doctor.[/]"
-            )
-        if with_alerts:
-            out.print(reader.as_table(self.alerts) if self.alerts else "no alerts")
 
 
 @dataclass(slots=True)
@@ -177,7 +119,7 @@ async def run_demo(
             if not first:
                 first.append(time.monotonic() - up)
 
-        replayed = await _feed(shop.generate(), stack.settings, speed, console, alert_came)
+        replayed = await feed(shop.generate(), stack.settings, Control(speed), console, alert_came)
         findings = match_alerts(shop.incidents, map(_as_record, replayed.alerts))
         report = DemoReport(findings, replayed, up - begun, first[0] if first else None, shop.incidents)
         if keep:
@@ -185,100 +127,6 @@ async def run_demo(
             console.print(f"the stack stays up; look with RADAR_HOME={home} radar alerts; Ctrl-C stops it")
             await stack.wait()
     return report
-
-
-async def run_replay(
-    settings: Settings, files: Sequence[Path], speed: float | None, keep_invalid: bool, console: Console
-) -> ReplayReport:
-    """Send event files through the stack that runs here, or through one started for the purpose."""
-    events = read_events(files, keep_invalid)
-    if running(settings.home) is not None or "broker" in settings.model_fields_set:
-        return await _feed(events, settings, speed, console)
-    console.print("no stack runs here: starting one for this replay")
-    async with embedded_stack(settings.model_copy(update={"idle_seconds": 0.0})) as stack:
-        return await _feed(events, stack.settings, speed, console)
-
-
-async def _feed(
-    events: Iterable[Event],
-    settings: Settings,
-    speed: float | None,
-    console: Console,
-    on_alert: Callable[[], None] = lambda: None,
-) -> ReplayReport:
-    """Replay ``events``, show progress and alerts, wait until all of it is durable, and account for it."""
-    before = totals(read_lanes(settings))
-    begun = time.monotonic()
-    summary = ReplaySummary()
-
-    def sent(now: ReplaySummary) -> None:
-        nonlocal summary
-        summary = now
-
-    async with open_sink(settings) as sink:
-        watchers = [
-            asyncio.create_task(_show_alerts(sink, console, on_alert)),
-            asyncio.create_task(_show_progress(settings, lambda: summary, before, console)),
-        ]
-        try:
-            summary = await replay_events(events, settings, speed, sent, WORKER_PATIENCE)
-            complete = await wait_until_caught_up(settings, summary.last_ts + settings.session_gap_ms)
-            seconds = time.monotonic() - begun
-            found = await reader.list_alerts(sink, since=summary.first_ts)
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
-    until = summary.last_ts + settings.session_gap_ms + settings.window_panes * settings.pane_ms
-    return ReplayReport(
-        sent=dict(summary.sent),
-        heartbeats=summary.heartbeats,
-        first_ts=summary.first_ts,
-        last_ts=summary.last_ts,
-        seconds=seconds,
-        complete=complete,
-        stages=_difference(totals(read_lanes(settings)), before),
-        alerts=[alert for alert in found if alert["opened_at"] <= until],
-    )
-
-
-async def _show_alerts(sink: Sink, console: Console, on_alert: Callable[[], None]) -> None:
-    async for alert in reader.follow(sink, seconds=0.5):
-        on_alert()
-        colour = "red" if alert["state"] == "open" else "green"
-        at = datetime.fromtimestamp((alert["closed_at"] or alert["opened_at"]) / 1000, UTC)
-        line = Text.assemble(
-            (f"  {alert['state']:8} ", colour),
-            f"{at:%m-%d %H:%M}  {alert['kind']}: {reader.label_of(alert)}  {reader.place_of(alert)}  "
-            f"severity {alert['severity']}, {alert['observed']:g} seen, {alert['expected']:.2g} expected",
-        )
-        if alert["state"] == "open" and alert["evidence"]:
-            line.append(f"  “{alert['evidence'][0]['text'][:60]}”", "italic")
-        console.print(line, soft_wrap=True)
-
-
-async def _show_progress(
-    settings: Settings, summary: Callable[[], ReplaySummary], before: Counts, console: Console
-) -> None:
-    while True:
-        await asyncio.sleep(PROGRESS_SECONDS)
-        lanes = read_lanes(settings)
-        now = _difference(totals(lanes), before)
-        texts = sum(now.get(settings.topic(topic), {}).get("signals", 0) for topic in ("reviews", "chats"))
-        clicks = now.get(settings.topic("clicks"), {}).get("clicks", 0)
-        clock = min((lanes[name]["watermark"] for name in lanes if "signals" in name), default=0)
-        when = f"{datetime.fromtimestamp(clock / 1000, UTC):%Y-%m-%d %H:%M}" if clock else "not started"
-        console.print(
-            f"  event time {when}: {summary().events:,} events sent, {texts:,} texts and {clicks:,} clicks read",
-            style="dim",
-        )
-
-
-def _difference(after: Counts, before: Counts) -> Counts:
-    return {
-        topic: {name: count - before.get(topic, {}).get(name, 0) for name, count in counts.items()}
-        for topic, counts in after.items()
-    }
 
 
 def _as_record(alert: dict[str, Any]) -> dict[str, Any]:
