@@ -22,6 +22,7 @@ from stream.agents.fusion import Fusion
 from stream.agents.texts import Texts
 from stream.catalog import CatalogReader
 from stream.checkpoint import Checkpoints
+from stream.detect.rules import RulesFile
 from stream.events import SOURCES
 from stream.lanes import RETRY_SECONDS, Flood, Lane, Processor
 from stream.security import client_security, faust_credentials
@@ -67,6 +68,7 @@ class Radar:
         self.settings = settings
         self.scorer = scorer
         self.catalog = CatalogReader(settings)
+        self.rules = RulesFile(settings.rules)
         self.out = KafkaOut(settings.brokers, client_security(settings))
         self.sink = open_sink(settings)
         self.lanes: dict[TP, Lane] = {}
@@ -225,7 +227,7 @@ class Radar:
     def _processor(self, name: str, partition: int) -> Processor:
         if name == "signals":
             sources = [f"{topic}/{number}" for topic in SOURCES for number in range(self.settings.partitions)]
-            return Fusion(self.settings, sources, self.scorer.model)
+            return Fusion(self.settings, sources, self.scorer.model, lambda: self.rules.rules)
         if name == "clicks":
             return Clicks(partition, self.settings, self.catalog.catalogue)
         return Texts(name, partition, self.settings, self.scorer, self.catalog.catalogue)
@@ -259,6 +261,8 @@ class Radar:
         """Say which partition does not move, and what it waits for; ``stalled_seconds`` of its status tells too."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            if self.rules.poll():
+                log.info("other rules are in force from the next pane on: %s", self.rules.rules.version)
             for lane in self.lanes.values():
                 if lane.stalled_seconds > STALLED_SECONDS:
                     log.warning("%s has not moved for %.0f s: %s", lane.name, lane.stalled_seconds, lane.doing)

@@ -16,13 +16,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaConnectionError
 
 from stream.events import Invalid
-from stream.recommend.catalogue import Catalogue, Product
+from stream.recommend.catalogue import LEAD_TIME_DAYS, Catalogue, Product
 from stream.security import client_security
 from stream.settings import Settings
 from stream.topics import no_connection
 
 log = logging.getLogger(__name__)
 
+MOST_LEAD_DAYS: Final = 3_650
 FIELDS: Final[dict[str, set[type]]] = {
     "product_id": {str},
     "title": {str},
@@ -46,6 +47,9 @@ def read_product(value: bytes) -> Product:
     attributes = data.get("attributes") or {}
     if type(attributes) is not dict:
         raise Invalid("attributes: expected a JSON object")
+    lead_time = data.get("lead_time_days", LEAD_TIME_DAYS)
+    if type(lead_time) not in (int, float) or not 0 < lead_time <= MOST_LEAD_DAYS:
+        raise Invalid(f"lead_time_days: expected days, above 0 and at most {MOST_LEAD_DAYS}")
     return Product(
         product_id=data["product_id"],
         title=data["title"],
@@ -54,6 +58,7 @@ def read_product(value: bytes) -> Product:
         price=float(data["price"]),
         stock=data["stock"],
         attributes={str(name): str(value) for name, value in attributes.items()},
+        lead_time_days=float(lead_time),
     )
 
 

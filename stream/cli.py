@@ -34,14 +34,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
     from serving.errors import ScoringError
     from stream.replay import BadEventFile
+    from stream.replay.control import NoControl
+    from stream.replay.namespace import BadNamespace
     from stream.sinks.base import SinkError
     from stream.stack import StackError
     from stream.supervise import ProcessFailed
     from stream.topics import TopicsError
 
+    expected = (ScoringError, SinkError, StackError, ProcessFailed, TopicsError, BadEventFile, BadNamespace, NoControl)
     try:
         return asyncio.run(work)
-    except (ScoringError, SinkError, StackError, ProcessFailed, TopicsError, BadEventFile) as error:
+    except expected as error:
         click.echo(f"radar: {error}", err=True)
     except KafkaError as error:
         click.echo(f"radar: the broker does not answer as it should: {error!r}; RADAR_BROKER names it", err=True)
@@ -217,29 +220,208 @@ def import_(format: str, file: Path, output: Any, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--speed", default="max", show_default=True, help="Times real time, or max.")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--topics", is_flag=True, help="From the topics of the settings instead of FILES.")
+@click.option("--simulate", type=click.FloatRange(min=0, min_open=True), help="From a simulated shop, so many hours.")
+@click.option("--seed", default=7, show_default=True, help="--simulate: another shop.")
+@click.option("--from", "begin", metavar="TIME", help="Events from this time on: 2h, 3d, 2026-01-31T08:00 or epoch ms.")
+@click.option("--to", "end", metavar="TIME", help="... and before this one.")
+@click.option("--offsets", multiple=True, metavar="RANGE", help="--topics: only e.g. clicks/0:100-200, clicks/1:500-.")
+@click.option("--recording", type=click.Path(file_okay=False, path_type=Path), help="--topics: keep event files here.")
+@click.option("--product", "products", multiple=True, help="Only what is about this product; several times.")
+@click.option("--user", "users", multiple=True, help="Only what this user did or said; several times.")
+@click.option("--kind", "kinds", multiple=True, help="Only reviews, chats, clicks or e.g. purchase; several times.")
 @click.option("--keep-invalid", is_flag=True, help="Send lines that are no events as they are (to see dead letters).")
+@click.option("--speed", default="max", show_default=True, help="Times real time, or max.")
+@click.option("--loop", is_flag=True, help="Again from the start, with later event times, until it is stopped.")
+@click.option("--shift-to", metavar="TIME", help="Move event times so that the first is at TIME; now is one too.")
+@click.option("--paused", is_flag=True, help="Begin paused.")
+@click.option("--control", type=click.Path(path_type=Path), help="Unix socket to obey.  [default: <home>/replay.sock]")
+@click.option("--namespace", metavar="NAME", help="Topics and tables of this replay.  [default: fresh ones]")
+@click.option("--in-place", is_flag=True, help="Send to the topics of the settings: what is in production sees it.")
+@click.option("--remap", multiple=True, metavar="TOPIC=OTHER", help="Only send, TOPIC to OTHER; several times.")
+@click.option("--workers", default=1, show_default=True, help="Worker processes of the namespace.")
+@click.option("--dry-run", is_flag=True, help="Count what would be sent, send nothing.")
+@click.option("--list", "listing", is_flag=True, help="Print the namespaces that are there.")
+@click.option("--clean", metavar="NAME", help="Remove topics, tables and files of a namespace.")
 @json_option
-def replay(files: tuple[Path, ...], speed: str, keep_invalid: bool, as_json: bool) -> None:
-    """Send event FILES through the stack and tell what came out.
+def replay(listing: bool, clean: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Send recorded, imported or simulated events through the radar again and tell what came out.
 
-    Uses the stack that runs (`radar up`, or RADAR_BROKER); without one, starts an embedded stack for the replay. Event
-    time is the events' own, so the outcome does not depend on the speed.
+    The events go to topics, tables and workers of their own (a namespace), on the stack that runs (`radar up`, or
+    RADAR_BROKER) or else on one started for the replay. Event time is the events' own, so the outcome does not depend
+    on the speed. Keys while it runs: space pause/resume, s step, f/b seek an hour, +/- speed, q stop;
+    `radar replay-control` does the same for programs.
+
+    \b
+    radar replay events.jsonl                                as fast as it can be read
+    radar replay --topics --from 2h --speed 60               the last two hours, a minute a second
+    radar replay events.jsonl --product p002 --dry-run       what would be sent
     """
-    from stream.demo import run_replay
+    _keep_from_faust("--loop")
+    from stream.replay import namespace
+    from stream.replay import run as room
 
     try:
-        factor = None if speed == "max" else float(speed)
-        if factor is not None and factor <= 0:
-            raise ValueError
-    except ValueError:
-        raise click.UsageError(f"--speed {speed}: a positive number or max") from None
-    report = run(run_replay(Settings(), files, factor, keep_invalid, console))
+        if listing:
+            for name in run(namespace.namespaces(Settings())):
+                click.echo(name)
+            return
+        if clean:
+            namespace.full_name(clean)
+            show(run(namespace.clean(Settings(), clean)))
+            return
+        chosen = _replay_options(**options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    report: Any = run(room.dry_run(Settings(), chosen) if dry_run else room.run_replay(Settings(), chosen, console))
     if as_json:
         show(report.to_dict(), indent=True)
     else:
         report.print(output())
+
+
+def _keep_from_faust(option: str) -> None:
+    """Import Faust, which takes some options of any command line for its own, without ``option`` in sight."""
+    given, sys.argv = sys.argv, [argument for argument in sys.argv if argument != option]
+    import faust  # noqa: F401
+
+    sys.argv = given
+
+
+def _replay_options(
+    begin: str | None, end: str | None, offsets: tuple[str, ...], products: tuple[str, ...], users: tuple[str, ...],
+    kinds: tuple[str, ...], speed: str, shift_to: str | None, namespace: str | None, remap: tuple[str, ...],
+    **others: Any,
+) -> Any:  # fmt: skip
+    """The options of a replay as its room wants them. Raises ValueError where they do not go together."""
+    from stream.replay.control import read_speed
+    from stream.replay.namespace import full_name
+    from stream.replay.recorded import read_offsets
+    from stream.replay.run import Options, check_kinds, read_remap
+    from stream.replay.tape import Selection
+
+    sources = [name for name in ("files", "topics", "simulate") if others[name]]
+    if len(sources) != 1:
+        raise ValueError("say what to replay: event FILES, --topics or --simulate HOURS, one of them")
+    if offsets and not others["topics"]:
+        raise ValueError("--offsets are places in topics: it needs --topics")
+    if namespace and others["in_place"]:
+        raise ValueError("--in-place and --namespace exclude each other")
+    selection = Selection(
+        _time(begin), _time(end), frozenset(products) or None, frozenset(users) or None, check_kinds(kinds)
+    )
+    return Options(
+        selection=selection,
+        offsets=read_offsets(offsets),
+        speed=read_speed(speed),
+        shift_to=_time("0s" if shift_to == "now" else shift_to),
+        namespace=full_name(namespace) if namespace else "",
+        remap=read_remap(remap),
+        **{name: value for name, value in others.items() if value is not None},
+    )
+
+
+def _time(text: str | None) -> int | None:
+    """Epoch ms of what ``--from`` and its kind take. Raises ValueError."""
+    from stream.alerts import since_ms
+
+    return since_ms(text, int(time.time() * 1000)) if text else None
+
+
+@main.command("replay-control")
+@click.argument("command", nargs=-1, required=True)
+@click.option("--control", type=click.Path(path_type=Path), help="Its socket.  [default: <home>/replay.sock]")
+def replay_control(command: tuple[str, ...], control: Path | None) -> None:
+    """Tell a replay that runs what to do, and print its state as JSON.
+
+    \b
+    status                     where it is
+    pause, resume              sending and event time stand still, or go on
+    step N                     send N more events, paused
+    seek TIME                  go on at a recorded time: 2026-03-02T05:30, epoch ms, +10m or -2h from where it is
+    speed FACTOR               times real time, or max
+    stop                       end it; what was sent is counted to the end
+
+    Give -- before a time that begins with a minus: radar replay-control seek -- -2h
+    """
+    from stream.replay.control import BadCommand, NoControl, send_command
+
+    try:
+        show(send_command(control or Settings().home / "replay.sock", " ".join(command)))
+    except BadCommand as error:
+        raise click.UsageError(str(error)) from error
+    except NoControl as error:
+        click.echo(f"radar: {error}", err=True)
+        sys.exit(BROKEN)
+
+
+@main.command()
+@click.option("--rules", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The rules to try.")
+@click.option(
+    "--baseline", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The rules to compare with.  [default: those in force]",
+)  # fmt: skip
+@click.option(
+    "--input", "files", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An event file; several times.  [default: the topics of the settings]",
+)  # fmt: skip
+@click.option("--from", "begin", metavar="TIME", help="Compare alerts from this time on; earlier events teach.")
+@click.option("--to", "end", metavar="TIME", help="... and before this one.")
+@click.option("--model", default="", help="Read the texts again with this model: a version, a folder or a name.")
+@click.option(
+    "--truth", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Known incidents: of radar simulate --truth, or the useful ones of radar alerts --json.",
+)  # fmt: skip
+@click.option("--curve/--no-curve", default=True, help="Also try other budgets.  [default: curve]")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with plots here.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@click.option("--fail-on", "fail_on", multiple=True, metavar="WHAT", help="Exit 1 if there is any: see above.")
+@json_option
+def backtest(html: Path | None, markdown: bool, fail_on: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Which alerts other rules, or another model, would have told: the radar's own code over a recorded stretch.
+
+    \b
+    radar backtest --rules new.yaml                              against the rules in force, over the topics
+    radar backtest --rules new.yaml --input events.jsonl --truth truth.json --html report.html
+    radar backtest --rules new.yaml --baseline old.yaml --input events.jsonl --markdown --fail-on missed
+
+    --fail-on takes added, removed, moved, earlier, later, any (of these), missed (incidents that only the baseline
+    finds) and false-alarms (more than before); it may be given several times.
+    """
+    from stream.backtest import run as room
+    from stream.backtest.report import FAILURES
+    from stream.detect.rules import RulesError
+
+    if not (options["rules"] or options["model"]):
+        raise click.UsageError("say what to try: --rules FILE, --model MODEL or both")
+    if unknown := set(fail_on) - set(FAILURES):
+        raise click.UsageError(f"--fail-on {', '.join(sorted(unknown))}: there are {', '.join(FAILURES)}")
+    if {"missed", "false-alarms"} & set(fail_on) and not options["truth"]:
+        raise click.UsageError("--fail-on missed and false-alarms need known incidents: --truth FILE")
+    try:
+        options["begin"], options["end"] = _time(options["begin"]), _time(options["end"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with console.status("starting") as status:
+        try:
+            report = run(room.run_backtest(Settings(), room.Options(**options), status.update))
+        except (RulesError, room.BadBacktest) as error:
+            click.echo(f"radar: {error}", err=True)
+            sys.exit(BROKEN)
+    failed = report.failed(fail_on)
+    if html is not None:
+        html.write_text(report.html(), encoding="utf-8")
+        console.print(f"wrote {html}", highlight=False)
+    if as_json:
+        show(report.to_dict() | {"failed": failed}, indent=True)
+    elif markdown:
+        click.echo(report.markdown(failed), nl=False)
+    else:
+        report.print(output())
+    if failed:
+        console.print(f"[red]there is what --fail-on names: {', '.join(failed)}[/]")
+        sys.exit(NO)
 
 
 @main.command()
@@ -268,6 +450,28 @@ def score(text: tuple[str, ...], as_json: bool) -> None:
         sys.exit(NO)
 
 
+@main.command()
+@click.argument("text", nargs=-1, required=True)
+def explain(text: tuple[str, ...]) -> None:
+    """Why the model says what it says of TEXT: the words of each label, and its probability without them."""
+    from serving.explain import explain as reasons_for
+    from stream.preprocess import prepare
+    from stream.understand import open_ready_scorer
+
+    async def work() -> None:
+        clean = prepare(" ".join(text)).clean
+        async with await open_ready_scorer(Settings()) as scorer:
+            for reason in await reasons_for(scorer, clean):
+                words = " … ".join(clean[start:end] for start, end in reason.evidence)
+                click.echo(
+                    f"{reason.label}: {reason.says} ({reason.prob:.2f}, counts from {reason.threshold:.2f})  “{words}”"
+                    f"  without it {reason.without:.2f}, without as much elsewhere {reason.control:.2f}"
+                    f"{'' if reason.holds else '  — the words do not carry it'}"
+                )
+
+    run(work())
+
+
 def print_score(scored: dict[str, Any]) -> None:
     """A score for a person."""
     out = output()
@@ -282,16 +486,30 @@ def print_score(scored: dict[str, Any]) -> None:
         out.print(f"  wants {demand['demand']}: {demand['strength']:.2f} ({demand['prob']:.2f})", highlight=False)
 
 
-@main.command()
+@main.group(invoke_without_command=True)
 @click.option("--since", help="2h, 3d, 2026-01-31T08:00 or epoch milliseconds, of event time.")
-@click.option("--kind", type=click.Choice(["negative_spike", "demand_surge"]))
-@click.option("--state", type=click.Choice(["open", "resolved"]))
+@click.option(
+    "--kind",
+    type=click.Choice(["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand"]),
+)
+@click.option("--state", type=click.Choice(["open", "acknowledged", "silenced", "snoozed", "resolved"]))
 @click.option("--follow", is_flag=True, help="Go on and print each change as it comes.")
 @json_option
-def alerts(since: str | None, kind: str | None, state: str | None, follow: bool, as_json: bool) -> None:
-    """Alerts, newest first. Works while the stack runs and after it stopped (then from its directory)."""
+@click.pass_context
+def alerts(
+    context: click.Context, since: str | None, kind: str | None, state: str | None, follow: bool, as_json: bool
+) -> None:
+    """Alerts, newest first. Works while the stack runs and after it stopped (then from its directory).
+
+    \b
+    radar alerts ack 3f2a                        somebody looks after it (the first digits of its id do)
+    radar alerts snooze 3f2a 2h                  quiet for two hours of event time, then told again
+    radar alerts not-useful 3f2a -m "promotion"  a label: `radar rules stats` counts them
+    """
     from stream import alerts as reader
 
+    if context.invoked_subcommand:
+        return
     try:
         since_at = reader.since_ms(since, int(time.time() * 1000)) if since else None
     except ValueError as error:
@@ -313,6 +531,215 @@ def alerts(since: str | None, kind: str | None, state: str | None, follow: bool,
                 console.print("no alerts")
 
     run(work())
+
+
+def say(verb: str, alert_id: str, by: str | None, note: str, **until: int) -> None:
+    """Send an operator's action and show what it did."""
+    import getpass
+
+    from stream import alerts as reader
+    from stream.detect.lifecycle import Action
+
+    settings, by = Settings(), by or getpass.getuser()
+
+    async def work() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        async with reader.source(settings) as source:
+            found = await reader.find(source, alert_id)
+        action = Action(found["alert_id"], verb, int(time.time() * 1000), by, note=note, **until)  # type: ignore[arg-type]
+        return found, await reader.say(settings, found, action)
+
+    try:
+        before, after = run(work())
+    except reader.NoAlert as error:
+        raise click.UsageError(str(error)) from error
+    if after is None:
+        console.print("sent; no worker has taken it yet")
+        return
+    output().print(reader.as_table([after]))
+    if after["updated_at"] == before["updated_at"]:
+        console.print(f"noted; the alert stays {after['state']}")
+
+
+def about_an_alert(command: Any) -> Any:
+    """The arguments that all actions take."""
+    for option in (
+        click.argument("alert_id"),
+        click.option("--by", help="Who says so.  [default: the user of this shell]"),
+        click.option("-m", "--note", default="", help="Why; it is kept with the alert."),
+    ):
+        command = option(command)
+    return command
+
+
+@alerts.command()
+@about_an_alert
+def ack(alert_id: str, by: str | None, note: str) -> None:
+    """Acknowledge: somebody looks after it. It is not told again until it ends."""
+    say("ack", alert_id, by, note)
+
+
+@alerts.command()
+@about_an_alert
+def silence(alert_id: str, by: str | None, note: str) -> None:
+    """Keep an alert quiet, also when it opens again, until `unsilence`."""
+    say("silence", alert_id, by, note)
+
+
+@alerts.command()
+@about_an_alert
+def unsilence(alert_id: str, by: str | None, note: str) -> None:
+    """End a silence or a snooze."""
+    say("unsilence", alert_id, by, note)
+
+
+@alerts.command()
+@about_an_alert
+@click.argument("until")
+def snooze(alert_id: str, until: str, by: str | None, note: str) -> None:
+    """Keep an alert quiet for a while (2h) or until a time (2026-01-31T08:00) of event time, then tell it again."""
+    from stream.alerts import since_ms
+    from stream.detect.rules import read_duration
+
+    try:
+        end = {"until": since_ms(until, 0)} if "-" in until or until.isdigit() else {"duration": read_duration(until)}
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    say("snooze", alert_id, by, note, **end)
+
+
+@alerts.command()
+@about_an_alert
+def useful(alert_id: str, by: str | None, note: str) -> None:
+    """Label an alert: it was worth the call."""
+    say("useful", alert_id, by, note)
+
+
+@alerts.command("not-useful")
+@about_an_alert
+def not_useful(alert_id: str, by: str | None, note: str) -> None:
+    """Label an alert: it was not worth the call."""
+    say("not_useful", alert_id, by, note)
+
+
+@main.group()
+def rules() -> None:
+    """The rules in force: check a file, show it, try it, see how useful its alerts were.
+
+    RADAR_RULES names the file; workers read it again when it changes.
+    """
+
+
+def rules_of(file: Path | None) -> Any:
+    """The rules of a file, or those in force; what is wrong with it, and exit code 1."""
+    from stream.detect.rules import RulesError, RulesFile
+
+    try:
+        return RulesFile(str(file) if file else Settings().rules).rules
+    except RulesError as error:
+        click.echo(str(error), err=True)
+        sys.exit(NO)
+
+
+@rules.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def check(file: Path) -> None:
+    """Read a rules file; each mistake with line, column and remedy, and exit code 1."""
+    found = rules_of(file)
+    console.print(f"{file}: {len(found.rules)} rules, {len(found.routes)} routes, version {found.version}")
+
+
+@rules.command("show")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def show_rules(file: Path | None, as_json: bool) -> None:
+    """The rules of FILE, or those in force, with all defaults filled in."""
+    from stream.tryout import rules_table
+
+    found = rules_of(file)
+    show(found, indent=True) if as_json else output().print(rules_table(found))
+
+
+@rules.command("schema")
+def rules_schema() -> None:
+    """Print the JSON schema of a rules file, for editors."""
+    from stream.detect.rules import schema
+
+    show(schema(), indent=True)
+
+
+@rules.command("test")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--input", "source", required=True, help="A file of `radar dump --canonical`, - for stdin, or simulated.")
+@json_option
+def test_rules(file: Path, source: str, as_json: bool) -> None:
+    """The alerts that FILE would have told over texts that were understood before; no server is needed."""
+    from stream import alerts as reader
+    from stream import tryout
+    from stream.records import to_dict
+
+    found, settings = rules_of(file), Settings()
+    try:
+        if source == "simulated":
+            panes, what = tryout.simulated(settings.pane_ms), "a simulated shop"
+        else:
+            with click.open_file(source, "rb") as lines:
+                panes, texts = tryout.read_panes(lines, settings.pane_ms)
+            what = f"{texts:,} texts"
+    except OSError as error:
+        raise click.UsageError(f"--input {source}: {error.strerror}; say simulated, - or a file") from error
+    except tryout.BadInput as error:
+        click.echo(f"radar: {error}", err=True)
+        sys.exit(NO)
+    states = [to_dict(alert) for alert in tryout.try_rules(found, panes, settings.pane_ms, settings.window_panes)]
+    newest = {state["alert_id"]: state for state in states}
+    if as_json:
+        for state in states:
+            show(state)
+    elif newest:
+        output().print(reader.as_table(newest.values()))
+    console.print(f"{what} in {len(panes):,} panes: {len(newest)} alerts, {len(states)} states")
+
+
+@rules.command()
+@click.option("--target", default=0.8, show_default=True, type=click.FloatRange(0.05, 0.99), help="Share to be useful.")
+@json_option
+def stats(target: float, as_json: bool) -> None:
+    """Precision of each rule by week, from the labels useful and not-useful, and a budget that would suit it."""
+    from dataclasses import asdict
+
+    from stream import alerts as reader
+    from stream.detect import feedback
+    from stream.tryout import stats_tables
+
+    async def work() -> list[feedback.Judged]:
+        async with reader.source(Settings()) as source:
+            return await reader.judged(source)
+
+    judged, known = run(work()), {rule.name: rule for rule in rules_of(None).rules}
+    weeks, total = feedback.by_week(judged), feedback.overall(judged)
+    advice = [feedback.suggest(known[seen.rule], seen, target) for seen in total if seen.rule in known]
+    if as_json:
+        show({"weeks": list(map(asdict, weeks)), "rules": list(map(asdict, total)),
+              "suggestions": [each._asdict() for each in advice]}, indent=True)  # fmt: skip
+    else:
+        output().print(*stats_tables(weeks, advice))
+
+
+@main.command()
+def route() -> None:
+    """Send alerts to the routes of the rules (webhooks, topics, files) until Ctrl-C. Run one beside the workers.
+
+    `radar up` starts one by itself where the rules name routes. docs/rules.md has the form of a webhook and how to
+    check its signature.
+    """
+    from stream.detect.rules import RulesError
+    from stream.routing import serve
+
+    try:
+        run(serve(Settings()))
+    except (RulesError, ValueError) as error:
+        click.echo(f"radar: {error}", err=True)
+        sys.exit(BROKEN)
 
 
 @main.command()

@@ -22,6 +22,7 @@ from stream.sinks.rows import ddl
 
 #: What is read for each table of the dump, and the column of its event time.
 TABLES: Final = {
+    "alert_actions": ("alert_actions", "ts"),
     "alerts": ("alert_transitions", "updated_at"),
     "deadletters": ("deadletters", ""),
     "recommendations": ("recommendations", "ts"),

@@ -7,12 +7,12 @@ derived from content (source place, rule, key, window), so writing a record twic
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 Span = tuple[int, int]
-AlertState = Literal["open", "resolved"]
+AlertState = Literal["pending", "open", "acknowledged", "silenced", "snoozed", "resolved"]
 
 
 def content_id(*parts: object) -> str:
@@ -56,19 +56,22 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One state of one alert; topic ``alerts``, table ``alerts`` (the newest ``updated_at`` per id wins)."""
+    """One state of one alert; topic ``alerts``, table ``alerts`` (the newest ``updated_at`` per id wins).
 
-    alert_id: str
-    kind: str  # "negative_spike" | "demand_surge"
-    scope: Literal["product", "category"]
-    product_id: str  # "" in category scope
+    The figures are those of its most surprising window so far.
+    """
+
+    alert_id: str  # stays when the alert is opened again
+    kind: str  # "negative_spike" | "demand_surge" | "price_sensitivity" | "stock_risk" | "unmet_demand"
+    scope: Literal["product", "category", "shop"]
+    product_id: str  # "" but in product scope
     category: str
-    label: str  # an aspect for negative_spike, a demand for demand_surge
-    severity: int  # 1-10
+    label: str  # an aspect for negative_spike, a term for unmet_demand, else a demand
+    severity: int  # 1-10: how far from expected times how much it matters
     state: AlertState
     opened_at: int  # end of the window that opened it
     closed_at: int  # 0 while open
-    updated_at: int  # end of the window that caused this state
+    updated_at: int  # end of the pane that caused this state, or just after the state before
     window_start: int
     window_end: int
     observed: float
@@ -80,10 +83,37 @@ class Alert:
     rule_version: str
     model: str
     note: str = ""  # e.g. "12 of 20 texts are near-duplicates"
+    cause: str = ""  # why this state: "opened: surprise 6.1 of 4.9", "acknowledged by ann"
+    statistic: str = "burst"
+    since: int = 0  # when the window (or the ramp) began
+    surprise: float = 0.0  # -log10 of the chance
+    threshold: float = 0.0  # the surprise at which the budget lets an alert open
+    weight: float = 1.0  # how much the series and its rule matter, 1: as usual
+    reopened: int = 0  # how often
+    until: int = 0  # end of a snooze; 0: none
+    verdict: str = ""  # "useful" | "not_useful"
+    group_key: str = ""  # e.g. "category=kettles label=packaging"
+    group_id: str = ""
+    origin: str = ""  # "organic" | "coordinated" | "unclear"
+    origin_figures: dict[str, float] = field(default_factory=dict)
+    impact: dict[str, float] = field(default_factory=dict)  # customers and revenue touched, each with _lo and _hi
 
 
 @dataclass(frozen=True, slots=True)
-class Recommendation:
+class AlertAction:
+    """What an operator said of an alert; table ``alert_actions``. Rule and place are those of the alert."""
+
+    action_id: str
+    alert_id: str
+    action: str  # "ack" | "silence" | "snooze" | "unsilence" | "useful" | "not_useful"
+    ts: int
+    by: str
+    note: str
+    until: int
+    duration: int
+
+
+class Recommendation(NamedTuple):
     """A trigger for the recommendation service; topic and table ``recommendations``."""
 
     trigger_id: str
@@ -175,6 +205,8 @@ class DeadLetter:
 
 def to_dict(record: Any) -> dict[str, Any]:
     """A record as a plain dictionary, ready for orjson or a sink; its lists are the record's own."""
+    if isinstance(record, Recommendation):
+        return record._asdict()
     data = {name: getattr(record, name) for name in record.__slots__}
     if type(record) is Alert:
         data["evidence"] = [asdict(quote) for quote in record.evidence]

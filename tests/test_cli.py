@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from stream.cli import main
 
-COMMANDS = ("up", "demo", "worker", "simulate", "import", "replay", "score", "alerts", "schema", "doctor")
+COMMANDS = (
+    "up", "demo", "worker", "simulate", "import", "replay", "score", "alerts", "rules", "route", "schema", "doctor"
+)  # fmt: skip
 
 
 def radar(*arguments: str, home: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

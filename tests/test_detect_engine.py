@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from serving.labels import ASPECTS, DEMANDS
 from stream.detect import DEFAULT_RULES, Cell, Engine, Key, Rule
 from stream.detect.cells import Candidate
+from stream.detect.copies import About
 from stream.detect.engine import CLOCK
+from stream.detect.lifecycle import VERBS, Action
 
 PANE = 300_000
 HOUR = 12  # panes
@@ -329,7 +331,7 @@ def test_series_that_faded_away_are_dropped_and_told_as_dirty():
 def test_of_too_many_silent_series_the_faintest_are_dropped(counts, limit):
     panes = stream(counts)
     jumping, walking = Engine(LOOSE, max_silent=limit), Engine(LOOSE, max_silent=limit)
-    end = max(panes) + 40
+    end = max(panes) + 100
     assert play(jumping, panes | {end: {}}) == play(walking, {n: panes.get(n, {}) for n in range(900, end + 1)})
     assert state(jumping) == state(walking)
     assert sum(bool(key.shard) for key in jumping.known_keys()) <= limit
@@ -354,6 +356,154 @@ def test_the_alert_id_follows_from_rule_key_and_opening():
     changed = [replace(rule, version="2") for rule in DEFAULT_RULES]
     (c,) = opened(about(play(Engine(changed), panes), "p1"))
     assert c.alert_id != a.alert_id
+
+
+# Operators and other rules
+
+
+def wave(panes, start, length=12, key=PACKAGING):
+    for i in range(length):
+        add(panes.setdefault(start + i, {}), key, 1, 1)
+    return panes
+
+
+def acted(engine, alert, verb, ts=1, **options):
+    return engine.act(Action(alert.alert_id, verb, ts, "ann", **options))
+
+
+def test_an_action_is_told_at_once_and_counts_once():
+    engine = Engine()
+    (opened_alert,) = [a for a in play(engine, wave(shop(30), 30 * HOUR, 6)) if a.opened_at > 30 * HOUR * PANE]
+    (held,) = acted(engine, opened_alert, "ack", note="looking")
+    assert (held.state, held.cause) == ("acknowledged", "acknowledged by ann: looking")
+    assert held.updated_at > opened_alert.updated_at and held.alert_id == opened_alert.alert_id
+    assert (opened_alert.observed, held.observed) == (5, 6)  # its worst window so far
+    assert acted(engine, opened_alert, "ack") == []
+    assert PACKAGING in engine.dirty_keys()
+    assert engine.act(Action("f" * 16, "ack", 9)) == []
+    (told,) = engine.step(31 * HOUR * PANE, {}) or play(engine, {32 * HOUR: {}, 34 * HOUR: {}})
+    assert told.state == "resolved"
+
+
+def test_an_alert_that_opens_again_keeps_its_id_and_counts():
+    panes = wave(wave(shop(34), 30 * HOUR), 32 * HOUR + 6)
+    alerts = about(play(Engine(), panes | {40 * HOUR: {}}), "p1")
+    assert len({alert.alert_id for alert in alerts}) == 1
+    assert [a.reopened for a in alerts if a.cause.startswith("opened")] == [0, 1]
+    assert alerts[-1].state == "resolved" and {alert.opened_at for alert in alerts} == {alerts[0].opened_at}
+
+
+def test_a_changed_rule_goes_on_with_its_alerts_and_baselines():
+    panes = wave(shop(40), 30 * HOUR)
+    first, changed = Engine(), [replace(rule, version="2", keep_firing_ms=2 * PANE) for rule in DEFAULT_RULES]
+    told = play(first, {n: cells for n, cells in panes.items() if n < 30 * HOUR + 8})
+    before = {key: entry[0] for key, entry in state(first).items() if key.shard}
+    first.reload(changed)
+    assert {key: entry[0] for key, entry in state(first).items() if key.shard} == before
+    restarted = Engine(changed)
+    for key in first.known_keys():
+        restarted.restore(key, first.snapshot(key))
+    rest = {n: cells for n, cells in panes.items() if n >= 30 * HOUR + 8}
+    later = play(first, rest)
+    assert play(restarted, rest) == later
+    (opening,) = opened(about(told, "p1"))
+    last = [alert for alert in about(later, "p1") if alert.alert_id == opening.alert_id][-1]
+    assert (last.state, last.rule_version) == ("resolved", "2")
+    assert opening.rule_version == DEFAULT_RULES[0].version
+
+
+def test_the_alerts_of_a_rule_that_is_gone_are_resolved_and_say_so():
+    panes = wave(shop(31), 30 * HOUR)
+    for rules, reason in (
+        (DEFAULT_RULES[1:], "rule negative-spike is gone"),
+        ([replace(DEFAULT_RULES[0], name="other")], "packaging is watched by rule other now"),
+        ([replace(DEFAULT_RULES[0], labels=("size",))], "rule negative-spike is gone"),
+    ):
+        engine = Engine()
+        opening = about(play(engine, {n: cells for n, cells in panes.items() if n < 30 * HOUR + 8}), "p1")[0]
+        engine.reload(rules)
+        end = about(engine.step((30 * HOUR + 8) * PANE, {}), "p1")[0]
+        assert (end.state, end.cause, end.alert_id) == ("resolved", reason, opening.alert_id)
+        assert end.closed_at == (30 * HOUR + 9) * PANE
+    assert not any(key.kind == "negative_spike" and key.shard for key in Engine(DEFAULT_RULES[1:]).known_keys())
+
+
+def test_a_series_that_nothing_watches_any_more_is_forgotten():
+    engine = Engine()
+    play(engine, wave(shop(2), 20))
+    engine.reload(DEFAULT_RULES[1:])
+    engine.mark_saved()
+    engine.step(100 * PANE, {})
+    assert PACKAGING in engine.dirty_keys() and engine.snapshot(PACKAGING) == []
+    assert engine.snapshot(PACKAGING.volume)
+
+
+def test_what_sells_more_is_more_severe():
+    panes = wave(shop(31), 30 * HOUR)
+    worst = [
+        max(about(play(Engine(importance=lambda key, by=by: by), panes), "p1"), key=lambda a: a.severity)
+        for by in (0.1, 1.0, 10.0)
+    ]
+    assert [alert.weight for alert in worst] == [0.5, 1.0, 2.0]
+    assert worst[0].severity < worst[1].severity < worst[2].severity
+
+
+def test_without_revenue_a_product_with_more_texts_matters_more():
+    panes = shop(30)
+    for cells in panes.values():
+        add(cells, PACKAGING._replace(product_id="big"), 3, 0)
+    for product in ("big", "p1"):
+        wave(panes, 29 * HOUR, key=PACKAGING._replace(product_id=product))
+    alerts = play(Engine(), panes)
+    weights = {product: about(alerts, product)[-1].weight for product in ("big", "p1")}
+    assert weights["big"] > 1 > weights["p1"] >= 0.5
+
+
+def test_an_alert_says_who_is_behind_its_worst_window():
+    asked = []
+
+    def about(key, start, end):
+        asked.append((key, start, end))
+        return About(f"asked {len(asked)} times", "coordinated", {"asked": len(asked)})
+
+    panes = wave(shop(31), 30 * HOUR)
+    told = play(Engine(about=about), panes | {33 * HOUR: {}})
+    alerts = [alert for alert in told if alert.product_id == "p1"]
+    assert {alert.origin for alert in alerts} == {"coordinated"}
+    last = alerts[-1]
+    assert last.state == "resolved"
+    told = [i for i, at in enumerate(asked, 1) if at == (PACKAGING, last.window_start, last.window_end)]
+    assert told == [last.origin_figures["asked"]]
+    assert last.note == f"asked {told[0]} times"
+
+
+ACTIONS = st.dictionaries(
+    st.integers(1_000, 1_400), st.tuples(st.integers(0, 3), st.sampled_from(VERBS), st.integers(0, 40)), max_size=12
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STREAMS, ACTIONS, st.integers(1_000, 1_400))
+def test_with_actions_too_saving_and_restoring_changes_nothing(counts, actions, cut):
+    panes = stream(counts)
+
+    def run(engine, begin, end, told):
+        for pane in sorted({*panes, *actions}):
+            if begin <= pane < end:
+                told += engine.step(pane * PANE, panes.get(pane, {}))
+                if pane in actions and told:
+                    which, verb, length = actions[pane]
+                    told += acted(engine, told[which % len(told)], verb, pane, duration=length * PANE)
+        return told
+
+    whole, before, after = Engine(LOOSE), Engine(LOOSE), Engine(LOOSE)
+    told = run(before, 0, cut, [])
+    for key in before.known_keys():
+        after.restore(key, json.loads(json.dumps(before.snapshot(key))))
+    assert run(after, cut, 9_999, told) == run(whole, 0, 9_999, [])
+    assert state(after) == state(whole)
+    order = [(alert.alert_id, alert.updated_at) for alert in told]
+    assert len(set(order)) == len(order)
 
 
 # A whole shop

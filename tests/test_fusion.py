@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from stream.agents.clicks import Clicks
 from stream.agents.fusion import Fusion, quote
+from stream.detect.rules import RulesFile
 from stream.recommend.catalogue import Catalogue, Product
 from stream.records import Window
 from stream.settings import Settings
@@ -51,7 +53,7 @@ def text(source: str, number: int, ts: int, mark: int = 0, **changes: Any) -> Me
         "kind": "text", "source": source, "seq": [number, 0], "mark": mark, "scope": "product",
         "signal_id": f"{source}-{number}", "event_id": f"{source}-{number}", "ts": ts,
         "channel": "review" if source.startswith("reviews") else "chat", "product_id": "p1", "category": "c",
-        "rating": 1, "text": words, "sentiment": {"label": "negative", "score": -0.9},
+        "user_id": f"u{number}", "rating": 1, "text": words, "sentiment": {"label": "negative", "score": -0.9},
         "aspects": [{"aspect": "packaging", "sentiment": "negative", "prob": 0.9, "evidence": [[0, 4]]}],
         "demands": [], "fingerprint": f"{random.Random(words).getrandbits(64):016x}", "late": ts < mark,
     } | changes  # fmt: skip
@@ -399,7 +401,7 @@ def test_copied_texts_are_told() -> None:
         (opened,) = run([*quiet, *wave, mark("r", START + 31 * MINUTE)], sources=["r"])[1]
         return str(opened["note"])
 
-    assert note("包装太差大家别买") == "11 of 15 texts repeat another one"
+    assert note("包装太差大家别买") == "11 of 12 texts repeat another one"
     assert note("") == ""
 
 
@@ -409,6 +411,68 @@ def test_a_long_quote_is_cut_around_its_evidence() -> None:
     ((start, end),) = candidate.spans
     assert candidate.text[start:end] == "包装破了"
     assert len(candidate.text) <= 280
+
+
+def test_an_alert_says_whether_many_or_few_made_it() -> None:
+    def origin(**changes: Any) -> tuple[str, float]:
+        wave = [text("r", 100 + n, START + 30 * MINUTE + n, **changes) for n in range(12)]
+        quiet = [text("r", n, START + n * MINUTE, aspects=[]) for n in range(30)]
+        (opened,) = run([*quiet, *wave, mark("r", START + 31 * MINUTE)], sources=["r"])[1]
+        return opened["origin"], opened["origin_figures"]["authors_per_text"]
+
+    assert origin() == ("organic", 1.0)
+    assert origin(text="包装太差大家别买") == ("coordinated", 1.0)
+    assert origin(user_id="troll") == ("coordinated", pytest.approx(1 / 12, abs=1e-3))
+
+
+# Actions and rules
+
+
+def action(alert: Message, verb: str, ts: int = 1, **more: Any) -> Message:
+    return {"kind": "action", "alert_id": alert["alert_id"], "action": verb, "ts": ts, "by": "ann"} | more
+
+
+def waves() -> list[Message]:
+    """An hour of quiet, a wave, and calm after it."""
+    quiet = [text("r", n, START + n * MINUTE, aspects=[]) for n in range(60)]
+    return [*quiet, *(text("r", 100 + n, START + 60 * MINUTE + n) for n in range(12)), mark("r", START + 61 * MINUTE)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_action_counts_at_its_place_among_the_messages_whatever_is_restarted(seed: int) -> None:
+    (opened,) = run(waves(), sources=["r"])[1]
+    said = [action(opened, "ack"), action(opened, "ack"), action(opened, "useful", 2), action({"alert_id": "x"}, "ack")]
+    messages = [*waves(), *said, mark("r", START + FAR)]
+    _, alerts, counts = run(messages, sources=["r"], dice=random.Random(seed), restarts=True)
+    assert [row["state"] for row in alerts] == ["open", "acknowledged", "acknowledged", "resolved"]
+    assert [row["verdict"] for row in alerts] == ["", "", "useful", "useful"]
+    assert len({row["alert_id"] for row in alerts}) == 1
+    assert counts["actions"] >= 4
+
+
+def test_every_action_is_a_row_and_one_that_is_none_is_refused() -> None:
+    fusion = Fusion(SETTINGS, ["r"], "m")
+    said = [action({"alert_id": "x"}, "snooze", 5, duration=60_000), action({"alert_id": "x"}, "dance")]
+    effects = asyncio.run(fusion.process(Block("signals", 0, [Record(n, each) for n, each in enumerate(said)])))
+    (row,) = effects.rows["alert_actions"]
+    assert (row["alert_id"], row["action"], row["ts"], row["duration"]) == ("x", "snooze", 5, 60_000)
+    assert [reject.offset for reject in effects.rejects] == [1]
+
+
+def test_other_rules_are_in_force_from_the_next_boundary_on(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("rules: {old: {kind: negative_spike}}")
+    file = RulesFile(str(path))
+    fusion = Fusion(SETTINGS, ["r"], "m", lambda: file.rules)
+
+    def alerts(messages: list[Message]) -> list[tuple[str, str, str]]:
+        effects = asyncio.run(fusion.process(Block("signals", 0, [Record(0, message) for message in messages])))
+        return [(row["rule"], row["state"], row["cause"].split(":")[0]) for row in effects.rows["alerts"]]
+
+    assert alerts(waves()) == [("old", "open", "opened")]
+    path.write_text("rules: {new: {kind: negative_spike}}")
+    assert file.poll()
+    assert alerts([mark("r", START + 62 * MINUTE)])[0] == ("old", "resolved", "packaging is watched by rule new now")
 
 
 # Limits

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from test_sinks_chdb import StoreProcess
 from test_sinks_rows import T0, alert
 
 from stream import alerts
+from stream.records import AlertAction, to_dict
 from stream.settings import Settings
 from stream.sinks import rows
 from stream.sinks.base import SinkUnavailable
@@ -112,6 +114,22 @@ def test_alerts_come_back_as_they_went_in_and_after_the_stack_stopped(store: Sto
         "rule": "negative-spike",
         "rule_version": "3",
         "model": "demand/1",
+        "updated_at": T0 + 90_000,
+        "note": "",
+        "cause": "opened: surprise 5.2 of 4.9",
+        "statistic": "burst",
+        "since": T0 - 3_600_000,
+        "surprise": 5.2,
+        "threshold": 4.9,
+        "weight": 1,
+        "reopened": 0,
+        "until": None,
+        "verdict": "",
+        "group_key": "category=kettles label=packaging",
+        "group_id": "g1",
+        "origin": "organic",
+        "origin_figures": {"texts": 14, "copied": 0},
+        "impact": {"customers": 8.5, "revenue": 850},
     }
     assert (demand["demand"], demand["closed_at"], demand["evidence"]) == ("restock", None, [])
     assert "aspect" not in demand
@@ -130,12 +148,36 @@ def test_alerts_come_back_as_they_went_in_and_after_the_stack_stopped(store: Sto
 
 
 def test_a_table_shows_no_control_characters() -> None:
-    found = {"closed": None} | dict.fromkeys(("opened", "started", "ended"), T0)
+    found = {"closed": None, "held": None} | dict.fromkeys(("opened", "started", "ended", "updated", "begun"), T0)
     hostile = alerts._alert(rows.alert(alert()) | found | {"quote_text": ["\x1b[2J\x1b]0;x\x07 gone", "b"]})
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(alerts.as_table([hostile]))
     assert "\x1b" not in console.export_text()
     assert "\x07" not in console.export_text()
+
+
+@pytest.mark.stack
+async def test_an_alert_is_found_by_the_first_digits_of_its_id_and_has_its_newest_verdict(store: StoreProcess) -> None:
+    def said(n: int, alert_id: str, action: str) -> dict[str, Any]:
+        return to_dict(AlertAction(f"c{n}", alert_id, action, T0 + n, "ann", "", 0, 0))
+
+    async with ChdbSink(store.address, database="radar") as sink:
+        ids = ["3f2a" + "0" * 12, "3f2b" + "0" * 12, "77" + "0" * 14]
+        await sink.write("alerts", [alert(alert_id=alert_id, opened_at=T0 + n) for n, alert_id in enumerate(ids)])
+        assert (await alerts.find(sink, "3f2a"))["alert_id"] == ids[0]
+        assert (await alerts.find(sink, ids[1]))["alert_id"] == ids[1]
+        for wrong, reason in (("3f2", "no alert id"), ("x' OR 1", "no alert id"), ("9999", "no alert has an id")):
+            with pytest.raises(alerts.NoAlert, match=reason):
+                await alerts.find(sink, wrong)
+        await sink.write("alerts", [alert(alert_id="3f2a1" + "0" * 11)])
+        with pytest.raises(alerts.NoAlert, match="more than one"):
+            await alerts.find(sink, "3f2a")
+
+        actions = [said(1, ids[0], "useful"), said(2, ids[0], "not_useful"), said(3, ids[0], "ack")]
+        await sink.write("alert_actions", [*actions, said(4, ids[2], "useful")])
+        verdicts = {each.opened_at: each.verdict for each in await alerts.judged(sink) if each.opened_at > T0}
+        assert verdicts == {T0 + 1: "", T0 + 2: "useful"}
+        assert sorted(each.verdict for each in await alerts.judged(sink)) == ["", "", "not_useful", "useful"]
 
 
 @pytest.mark.stack

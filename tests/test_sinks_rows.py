@@ -76,6 +76,15 @@ def alert(n: int = 0, **changes: Any) -> dict[str, Any]:
         rule="negative-spike",
         rule_version="3",
         model="demand/1",
+        cause="opened: surprise 5.2 of 4.9",
+        since=T0 - 3_600_000,
+        surprise=5.2,
+        threshold=4.9,
+        group_key="category=kettles label=packaging",
+        group_id="g1",
+        origin="organic",
+        origin_figures={"texts": 14.0, "copied": 0.0},
+        impact={"customers": 8.5, "revenue": 850.0},
     )
     return records.to_dict(record) | changes
 
@@ -121,6 +130,7 @@ def one_of_each() -> dict[str, dict[str, Any]]:
     return {
         "signals": signal(1),
         "alerts": alert(),
+        "alert_actions": records.to_dict(records.AlertAction("c1", "a0", "snooze", T0, "ann", "later", T0 + 60_000, 0)),
         "recommendations": records.to_dict(
             records.Recommendation(
                 "t1",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from test_serving_understand import WordScorer
 
+from serving.decode import Demand, TextScore
+from stream.agents.fusion import read_request
 from stream.agents.texts import Texts
 from stream.lanes import Effects
-from stream.recommend.catalogue import Catalogue
+from stream.recommend.catalogue import Catalogue, Product
 from stream.settings import Settings
 from stream.transport import Block
 
@@ -75,6 +79,32 @@ def test_what_a_customer_says_goes_to_their_click_lane() -> None:
     }  # fmt: skip
     assert [message["seq"][0] for message in said] == [0, 1, 3, 5, 6]
     assert {key for to, key, message, _ in effects.messages if to == "said" and message["kind"] == "said"} == {"u1"}
+
+
+def test_who_asks_for_what_is_not_there_is_told_to_one_lane() -> None:
+    """Reviews and chats alike; WordScorer hears no such demand, so it is put into its mouth."""
+    asks = {"event_id": "m1", "ts": START, "session_id": "t", "user_id": "u1", "role": "customer", "text": "有帐篷吗"}
+    catalogue = Catalogue()
+    catalogue.upsert(Product("p1", "降噪耳机 黑色", "数码"))
+
+    class Asking(WordScorer):
+        async def score(self, texts: Sequence[str]) -> list[TextScore]:
+            demands = (Demand("restock", 0.6, 0.9, []),)
+            return [replace(score, demands=demands) for score in await super().score(texts)]
+
+    values = [
+        asks,
+        asks | {"text": "黑色的还会补货吗", "product_id": "p1"},
+        asks | {"text": "白色的补货吗", "product_id": "p1"},
+    ]
+    records = [Record(offset, value) for offset, value in enumerate(values)]
+    effects = asyncio.run(Texts("chats", 0, SETTINGS, Asking(), catalogue).process(Block("chats", 0, records)))
+    found = [(key, message) for to, key, message, _ in effects.messages if to == "signals" and "terms" in message]
+    assert [(key, message["seq"], message["terms"]) for key, message in found] == [
+        ("category/unlisted", [0, 2], ("帐篷",)), ("category/unlisted", [2, 2], ("白色",)),
+    ]  # fmt: skip
+    read = read_request(orjson.loads(orjson.dumps(found[0][1])))
+    assert (read.terms, read.source, read.candidate.text) == (("帐篷",), "chats", "有帐篷吗")
 
 
 def test_reviews_are_not_said() -> None:

@@ -2,7 +2,8 @@
 
 Clicks are held until the watermark passes them and then taken in the order of event time, so sessions and panes do not
 depend on the order of arrival, and a redelivered click is dropped where it lies beside itself. A closed pane goes to
-``signals`` as whole counts, not as changes, so sending it again is harmless.
+``signals`` as whole counts, not as changes, so sending it again is harmless. What was searched in vain in it goes to
+the one lane that looks for unmet demand.
 
 A click that comes behind the watermark but no more than ``correct_ms`` is late: at the end of the pane in which it
 arrived it is counted in the open session that it falls into, and sent to ``signals`` as a correction of its pane.
@@ -13,7 +14,7 @@ What waits for the watermark is not saved: after a restart it is read again (:me
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ from msgspec.structs import astuple
 from stream.agents.clock import SourceClock
 from stream.checkpoint import Changes, Log, Segments, in_order
 from stream.columns import Columns
+from stream.detect import unmet
 from stream.events import ACTIONS, Click, decode_clicks
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
@@ -38,6 +40,7 @@ from stream.transport import Block
 from stream.windows.behaviour import COUNTS, NONE, PANE_FEATURES, SUMS, BehaviourPanes, Longs, Pane, Products
 from stream.windows.chats import Chats, Said
 from stream.windows.counted import Counted
+from stream.windows.queries import Queries, most_frequent, normalised
 from stream.windows.sessions import COLUMN, Batch, Sessions, Taken, Told
 from stream.windows.watermark import BEGINNING, MinWatermark
 
@@ -82,6 +85,7 @@ class Clicks:
         self._counted = Counted(settings.pane_ms)
         self._sessions = Sessions(settings.session_gap_ms, settings.session_max_ms, self._products)
         self._panes = BehaviourPanes(settings.pane_ms, settings.max_keys)
+        self._queries = Queries()
         self._chats = Chats(settings.session_gap_ms)
         self._ended: list[Columns] = []  # sessions on their way to the chats
         self._over: dict[str, bytes | None] = {}  # segments of closed panes
@@ -176,6 +180,8 @@ class Clicks:
                 effects.counts["overflow"] += pane.overflow
                 self._over.update(pane.log.drop())
                 self._send_pane(self._source, [start], start, pane, effects)
+            for start, queries in self._queries.close(boundary):
+                self._send_queries(self._source, [start], start, queries, effects)
         self._take_before(mark.value, effects)
         self._end(self._sessions.close(mark.value), effects)
         self._joint.report(self._source, mark.value, False, mark.replay)
@@ -192,7 +198,7 @@ class Clicks:
         last = watermark - watermark % pane
         while self._panes.closed_to < last:
             times = [int(held.ts.min()) for held in self._held]
-            ends = [time - time % pane + pane for time in (*times, *self._panes.open)]
+            ends = [time - time % pane + pane for time in (*times, *self._panes.open, *self._queries.panes)]
             yield min([last, *ends, *self._late])
 
     def _take_before(self, watermark: int, effects: Effects) -> None:
@@ -236,6 +242,9 @@ class Clicks:
         self._counted.add(batch.ts, [click.event_id for click in clicks])
         taken = self._sessions.take(batch)
         self._count(batch, taken, clicks)
+        for i in np.flatnonzero(batch.empty).tolist():
+            if not self._queries.add(self._pane_of(clicks[i]), clicks[i].query or ""):
+                effects.counts["overflow"] += 1
         self._end(taken, effects, clicks)
 
     def _once(self, ts: Longs, clicks: list[Click]) -> list[Click]:
@@ -281,6 +290,7 @@ class Clicks:
     def _take_late(self, boundary: int, effects: Effects) -> None:
         """Count the clicks that arrived late in the pane that ends now; as changes of their own panes."""
         panes: dict[int, Pane] = {}
+        queries: dict[int, Counter[str]] = defaultdict(Counter)
         for click in sorted(self._late.pop(boundary, ()), key=lambda click: (click.ts, click.event_id)):
             seen = self._counted.seen(click.ts, click.event_id)
             if seen is not False:
@@ -292,16 +302,24 @@ class Clicks:
             (product,) = self._products.numbers(
                 [click.product_id or (self._missed(click.query or "") if empty else "")]
             )
+            start = self._pane_of(click)
+            if empty and (query := normalised(click.query or "")):
+                queries[start][query] += 1
             if product != NONE:
-                start = click.ts - click.ts % self._settings.pane_ms
                 pane = panes.setdefault(start, Pane(start, self._settings.max_keys))
                 at = np.array([product], np.int32)
                 pane.count(at, np.array([EMPTY if empty else COLUMN[ACTION[click.action]]]))
                 if click.price is not None:
                     pane.count(at, np.array([PRICED]))
                     pane.sum(at, CENTS, np.array([round(click.price * 100)]))
-        for start, pane in sorted(panes.items()):
-            self._send_pane(f"{self._source}/late", [boundary, start], start, pane, effects)
+        for start in sorted({*panes, *queries}):
+            if start in panes:
+                self._send_pane(f"{self._source}/late", [boundary, start], start, panes[start], effects)
+            if start in queries:
+                self._send_queries(f"{self._source}/late", [boundary, start], start, queries[start], effects)
+
+    def _pane_of(self, click: Click) -> int:
+        return click.ts - click.ts % self._settings.pane_ms
 
     def _send_pane(self, source: str, seq: list[int], start: int, pane: Pane, effects: Effects) -> None:
         """A pane by product and by category, to the partitions where their texts are counted."""
@@ -328,12 +346,29 @@ class Clicks:
                         "category": [names[i][1] for i in part],
                         **dict(zip(PANE_FEATURES, values, strict=True)),
                     }
+                    if scope == "product":
+                        columns |= self._shelves(columns["product_id"])
                     message: dict[str, Any] = {
                         "kind": "panes", "source": source, "seq": [*seq, number, chunk], "pane": start,
                         "scope": scope, "columns": columns,
                     }  # fmt: skip
                     effects.messages.append(("signals", None, message, partition))
                     effects.counts["panes"] += 1
+
+    def _shelves(self, product_ids: list[Any]) -> dict[str, list[Any]]:
+        """What the catalogue has of these products now; None for one that it does not know."""
+        found = [self._catalogue.get(product_id) for product_id in product_ids]
+        return {
+            "stock": [product and product.stock for product in found],
+            "lead_time_days": [product and product.lead_time_days for product in found],
+        }
+
+    def _send_queries(self, source: str, seq: list[int], start: int, pane: Counter[str], effects: Effects) -> None:
+        """What was searched in vain in a pane, after the products of that pane."""
+        rows, left_out = most_frequent(pane)
+        effects.counts["overflow"] += left_out
+        message = {"kind": "queries", "source": source, "seq": [*seq, 2, 0], "pane": start, "rows": rows}
+        effects.messages.append(("signals", unmet.PLACE, message, None))
 
     # Sessions
 
@@ -393,6 +428,7 @@ class Clicks:
         for pane in self._panes.open.values():
             changes |= pane.dump()
         changes |= self._counted.dump()
+        changes |= self._queries.dump()
         changes |= self._chats.dump()
         return changes
 
@@ -421,4 +457,5 @@ class Clicks:
         for start, number, data in in_order(segments, "pane/"):
             self._panes.at(int(start)).load(number, data)
         self._counted.load(segments)
+        self._queries.load(segments)
         self._chats.load(segments, self._joint.value)

@@ -16,41 +16,56 @@ A correction adds to its closed pane, whose rows are written again with the next
 that are judged from this boundary on; alerts told before stay as they are. Where the mark is ``correct_ms`` or more
 past the end of the pane, the message is too late: it is counted as ``dropped_late`` and nowhere else.
 
+**Unmet demand.** One of the lanes also gets all requests of the shop (``queries`` of click lanes, ``request`` of text
+lanes), which it counts in panes of their own by the same rules; see :mod:`stream.detect.unmet`.
+
 (In live operation the clock may run past a silent source. Then the lane's own position takes the place of the mark, and
 the order in ``signals`` decides; still neither blocks nor restarts do.)
 
 **Memory** is bounded by ``max_keys`` tallies in a pane (see :mod:`stream.windows.tallies` for which ones stay; those
-dropped are counted as ``overflow``), kept until the pane can no longer be corrected; by the ids of the texts in the
-sliding window; and by the detectors' own bound on silent series.
+dropped are counted as ``overflow``), kept until the pane can no longer be corrected; by as many different requests in
+an open pane, and as many places whose trade is remembered; by the ids of the texts in the sliding window; and by the
+detectors' own bound on silent series.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from operator import add
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from stream.checkpoint import Changes, Segments
+from stream.detect import stock, unmet
+from stream.detect.baseline import read_quotes, write_quotes
 from stream.detect.cells import Candidate, Cell, Key, Source
-from stream.detect.copies import Copies, Text, place
+from stream.detect.copies import About, Copies, Text, author, place
 from stream.detect.engine import Engine
-from stream.detect.rules import DEFAULT_RULES
+from stream.detect.impact import CARTS, PURCHASES, Trade, decay, faintest, impact
+from stream.detect.lifecycle import action_id, read_action
+from stream.detect.policy import Rules
+from stream.detect.rules import RulesFile
+from stream.detect.score import Score
+from stream.detect.stock import Shelf
+from stream.detect.unmet import Clusters, Requests, Terms
 from stream.events import Reject
 from stream.journal import Journal
 from stream.lanes import Effects
-from stream.records import Alert, Span, to_dict
+from stream.preprocess.keywords import keywords
+from stream.records import Alert, AlertAction, Span, to_dict
 from stream.settings import Settings
 from stream.transport import Block
 from stream.windows.behaviour import PANE_FEATURES
-from stream.windows.tallies import Tally, Where, beyond, rank, window_columns
+from stream.windows.tallies import CLICK_WEIGHT, Tally, Where, beyond, rank, window_columns
 from stream.windows.watermark import MinWatermark
 
 QUOTE_CHARACTERS: Final = 280
+QUERY_SCORE: Final = 0.5  # of a query as evidence: texts say more
+LANE: Final[Where] = ("shop", "", "")  # all products of a lane together
 INTEGERS: Final = frozenset({int})
 Message = dict[str, Any]
 Pane = dict[Where, Tally]
@@ -68,10 +83,23 @@ class Said(NamedTuple):
     message: Message
 
 
+class Asked(NamedTuple):
+    """What is counted of a text that asks for what the catalogue does not have."""
+
+    terms: Terms
+    text_id: str
+    text: Text
+    source: Source
+    candidate: Candidate
+
+
 class Fusion:
     """The processor of one partition of ``signals``."""
 
-    def __init__(self, settings: Settings, sources: Iterable[str], model: str) -> None:
+    def __init__(
+        self, settings: Settings, sources: Iterable[str], model: str, rules: Callable[[], Rules] | None = None
+    ) -> None:
+        """``rules`` gives those in force; None: those of the settings, as they are now."""
         self._length, self._correct = settings.pane_ms, settings.correct_ms
         self._window = settings.window_panes * settings.pane_ms
         self._limit = settings.max_keys
@@ -80,10 +108,22 @@ class Fusion:
         self._applied: dict[str, list[int]] = {}
         self._panes: dict[int, Pane] = defaultdict(dict)  # open, and closed ones that may still be corrected
         self._late: dict[int, dict[tuple[Any, ...], Message]] = defaultdict(dict)  # by the boundary that counts them
+        self._requests: dict[int, Requests] = defaultdict(dict)  # open panes
+        self._clusters = Clusters(settings.pane_ms)
+        self._trade: dict[Where, Trade] = {}
+        self._decay = decay(settings.pane_ms)
         self._copies = Copies()
-        rules = [replace(rule, shop_per_day=rule.shop_per_day / settings.partitions) for rule in DEFAULT_RULES]
-        self._engine = Engine(rules, settings.pane_ms, settings.window_panes, model=model, max_silent=settings.max_keys)
-        self._notes: dict[str, str] = {}  # of open alerts
+        first = rules() if rules else RulesFile(settings.rules).rules
+        self._rules, self._in_force = first, rules or (lambda: first)
+        self._partitions = settings.partitions
+        self._engine = Engine(
+            first.shared_by(settings.partitions),
+            settings.pane_ms,
+            settings.window_panes,
+            model=model,
+            max_silent=settings.max_keys,
+            about=self._about,
+        )
         self._saved = b""
         self._tallied = Journal[Where]("panes", lambda start: self._panes[start], self._tally)
         self._read = Journal[str]("texts", self._copies.ids, self._copies.row)
@@ -93,8 +133,13 @@ class Fusion:
         self._series = Journal[tuple[str, ...]](
             "series", lambda _: map(tuple, self._engine.known_keys()), self._baseline
         )
-        self._noted = Journal[str]("notes", lambda _: self._notes, lambda _, alert_id: self._notes.get(alert_id))
-        self._handlers = {"text": self._text, "panes": self._behaviour, "watermark": self._watermark}
+        self._asked = Journal[Terms]("requests", lambda start: self._requests[start], self._request_row)
+        self._terms = Journal[str]("terms", lambda _: self._clusters, lambda _, term: self._clusters.row(term))
+        self._traded = Journal[Where]("trade", lambda _: self._trade, self._trade_row)
+        self._handlers = {
+            "text": self._text, "panes": self._behaviour, "request": self._request, "queries": self._queries,
+            "watermark": self._watermark, "action": self._action,
+        }  # fmt: skip
 
     @property
     def watermark(self) -> int:
@@ -140,16 +185,47 @@ class Fusion:
         return "texts"
 
     def _behaviour(self, message: Message, effects: Effects) -> str:
-        places, counts = read_behaviour(message)
+        places, counts, shelves = read_behaviour(message)
         start = self._floor(message["pane"])
         if self._repeated(message):
             return "repeated"
         if late := self._hold(message, start, message["seq"][0] - self._length):
             return late
-        count_behaviour(self._panes[start], places, counts)
+        count_behaviour(self._panes[start], places, counts, shelves)
         self._tallied.changed[start].update(places)
         self._make_room(start, effects, self._limit + self._limit // 8)
         return "panes"
+
+    def _request(self, message: Message, effects: Effects) -> str:
+        asked, start = read_request(message), self._floor(message["ts"])
+        if self._repeated(message):
+            return "repeated"
+        if late := self._hold(message, start, message["mark"]):
+            return late
+        if not self._remember(start, asked):
+            return "redelivered"
+        count_request(self._requests[start], asked)
+        self._asked.changed[start].add(asked.terms)
+        self._bound_requests(start, effects, self._limit + self._limit // 8)
+        return "requests"
+
+    def _queries(self, message: Message, effects: Effects) -> str:
+        queries, start = read_queries(message), self._floor(message["pane"])
+        if self._repeated(message):
+            return "repeated"
+        if late := self._hold(message, start, message["seq"][0] - self._length):
+            return late
+        count_queries(self._requests[start], queries)
+        self._asked.changed[start].update(terms for terms, _, _ in queries)
+        self._bound_requests(start, effects, self._limit + self._limit // 8)
+        return "queries"
+
+    def _action(self, message: Message, effects: Effects) -> str:
+        action = read_action(message)
+        effects.rows["alert_actions"].append(to_dict(AlertAction(action_id=action_id(action), **action._asdict())))
+        for alert in self._engine.act(action):
+            self._tell(alert, effects)
+        return "actions"
 
     def _repeated(self, message: Message) -> bool:
         last = self._applied.get(message["source"])
@@ -170,7 +246,7 @@ class Fusion:
         self._held.changed[due].add(key)
         return "late"
 
-    def _remember(self, start: int, said: Said) -> bool:
+    def _remember(self, start: int, said: Said | Asked) -> bool:
         """Whether a text is new in its pane."""
         new = self._copies.add(start, said.text_id, said.text)
         if new:
@@ -186,6 +262,14 @@ class Fusion:
                 self._tallied.changed[start].add(where)
                 effects.counts["overflow"] += 1
 
+    def _bound_requests(self, start: int, effects: Effects, room: int) -> None:
+        requests = self._requests[start]
+        if len(requests) > room:
+            for terms in unmet.beyond(requests, self._limit):
+                del requests[terms]
+                self._asked.changed[start].add(terms)
+                effects.counts["overflow"] += 1
+
     # Time
 
     def _floor(self, ts: int) -> int:
@@ -194,36 +278,80 @@ class Fusion:
     def _advance(self, effects: Effects) -> None:
         """Pass the boundaries up to the joint watermark, one after the other; those where nothing happens but the last
         are left out."""
+        if self._in_force() is not self._rules:
+            self._rules = self._in_force()
+            self._engine.reload(self._rules.shared_by(self._partitions))
         last = self._floor(self._clock.value)
-        ends = {start + self._length for start in self._panes if self._closed_to <= start < last}
+        ends = {start + self._length for start in (*self._panes, *self._requests) if self._closed_to <= start < last}
         for end in sorted({last, *ends, *(due for due in self._late if due < last)}):
             self._closed_to = end
             late = self._correct_panes(end, effects)
             for alert in self._engine.step(end - self._length, self._close(end - self._length, effects), late):
                 self._tell(alert, effects)
+            for alert in self._engine.watch(end - self._length, self._stock_risks(end), stock.OPEN_AT):
+                self._tell(alert, effects)
             self._forget(end)
 
     def _close(self, start: int, effects: Effects) -> dict[Key, Cell]:
         """Write the rows of a pane; what the detectors count of it."""
+        cells = self._close_requests(start, effects)
         if start not in self._panes:
-            return {}
+            return cells
         self._make_room(start, effects, self._limit)
-        cells: dict[Key, Cell] = {}
         rows = []
         for where, tally in self._panes[start].items():
             rows.append(tally.row(start, where))
             cells.update(tally.cells(where))
             tally.without_quotes()
+        self._sell(start, self._panes[start])
         if rows:
             effects.columns["windows"].append(window_columns(rows))
         effects.counts["windows"] += len(rows)
         return cells
 
+    def _close_requests(self, start: int, effects: Effects) -> dict[Key, Cell]:
+        if start not in self._requests:
+            return {}
+        self._bound_requests(start, effects, self._limit)
+        self._asked.drop(start)
+        return self._cluster(start + self._length, self._requests.pop(start))
+
+    def _cluster(self, now: int, requests: Requests) -> dict[Key, Cell]:
+        self._clusters.learn(now, requests, self._engine.firing(unmet.KIND))
+        self._terms.changed[0] |= self._clusters.changed
+        self._clusters.changed.clear()
+        return unmet.cells(requests, self._clusters)
+
+    def _stock_risks(self, end: int) -> dict[Key, Score]:
+        """Of the products that the pane before ``end`` tells of."""
+        pane, risks = end // self._length - 1, {}
+        lane = self._trade.get(LANE)
+        if lane is None or not self._engine.watches(stock.KIND):
+            return {}
+        for where, tally in self._panes.get(end - self._length, {}).items():
+            trade = self._trade.get(where)
+            if tally.shelf is not None and trade is not None:
+                score = stock.judge(tally.shelf, trade, lane, pane, self._decay, self._length)
+                if score is not None:
+                    risks[Key(stock.KIND, *where, "stock")] = score
+        return risks
+
+    def _stock_note(self, where: Where, end: int) -> str:
+        tally = self._panes[end - self._length][where]
+        assert tally.shelf is not None, "its risk was judged"
+        pane = end // self._length - 1
+        return stock.note(
+            tally.shelf, stock.rate(self._trade[where], self._trade[LANE], pane, self._decay, self._length)
+        )
+
     def _correct_panes(self, boundary: int, effects: Effects) -> dict[int, dict[Key, Cell]]:
         """Count the corrections that are due; what the detectors count of them, by pane."""
         cells: dict[int, dict[Key, Cell]] = {}
-        for start, pane in self._corrections(boundary, effects).items():
-            cells[start] = {}
+        additions, requests = self._corrections(boundary, effects)
+        for start, late in sorted(requests.items()):
+            cells[start] = self._cluster(boundary, late)
+        for start, pane in additions.items():
+            cells.setdefault(start, {})
             for where in sorted(pane, key=rank):
                 tally = self._panes[start].get(where)
                 if tally is None:
@@ -238,21 +366,50 @@ class Fusion:
                 self._tallied.changed[start].add(where)
                 effects.columns["windows"].append(window_columns([tally.row(start, where)]))
                 effects.counts["corrected"] += 1
+            self._sell(boundary - self._length, pane)
         return cells
 
-    def _corrections(self, boundary: int, effects: Effects) -> dict[int, Pane]:
+    def _sell(self, start: int, tallies: Pane) -> None:
+        """Remember what was sold; what came late counts for the pane in which it came.
+
+        Most products of a pane were only looked at. That is remembered of the categories and of all together alone.
+        """
+        pane, products = start // self._length, []
+        for where, tally in tallies.items():
+            asked = int(tally.labels["demand/restock"].texts) if "demand/restock" in tally.labels else 0
+            if where[0] == "product":
+                products.append(tally.behaviour)
+                if not (asked or tally.behaviour[CARTS] or tally.behaviour[PURCHASES]):
+                    continue
+            self._trade.setdefault(where, Trade(pane, pane)).add(pane, tally.behaviour, asked, self._decay)
+            self._traded.changed[0].add(where)
+        if products:
+            total = tuple(map(sum, zip(*products, strict=True)))
+            self._trade.setdefault(LANE, Trade(pane, pane)).add(pane, total, 0, self._decay)
+            self._traded.changed[0].add(LANE)
+        if len(self._trade) > self._limit + self._limit // 8:
+            for where in faintest(self._trade, pane, self._decay, self._limit):
+                del self._trade[where]
+                self._traded.changed[0].add(where)
+
+    def _corrections(self, boundary: int, effects: Effects) -> tuple[dict[int, Pane], dict[int, Requests]]:
+        """By pane: what is to be added to its tallies, and the requests that came late for it."""
         additions: dict[int, Pane] = defaultdict(dict)
+        requests: dict[int, Requests] = defaultdict(dict)
         for _, message in sorted(self._late.pop(boundary, {}).items()):
-            if message["kind"] == "panes":
-                count_behaviour(additions[self._floor(message["pane"])], *read_behaviour(message))
-                continue
-            said, start = read_text(message), self._floor(message["ts"])
-            if self._remember(start, said):
-                count_text(additions[start], said)
-            else:
+            kind, start = message["kind"], self._floor(message["pane" if "pane" in message else "ts"])
+            if kind == "panes":
+                count_behaviour(additions[start], *read_behaviour(message))
+            elif kind == "queries":
+                count_queries(requests[start], read_queries(message))
+            elif not self._remember(start, text := read_request(message) if kind == "request" else read_text(message)):
                 effects.counts["redelivered"] += 1
+            elif isinstance(text, Asked):
+                count_request(requests[start], text)
+            else:
+                count_text(additions[start], text)
         self._held.drop(boundary)
-        return additions
+        return additions, requests
 
     def _forget(self, now: int) -> None:
         """Let go of what no correction and no window can touch from the boundary ``now`` on."""
@@ -265,24 +422,37 @@ class Fusion:
             self._read.drop(start)
 
     def _tell(self, alert: Alert, effects: Effects) -> None:
-        row = to_dict(alert) | {"note": self._note(alert)}
+        where = alert.scope, alert.product_id, alert.category
+        weight = CLICK_WEIGHT.get(alert.kind, 1.0)
+        touched = impact(alert, self._trade.get(where), self._trade.get(LANE), weight)
+        row = to_dict(alert) | {"impact": touched}
         effects.rows["alerts"].append(row)
         effects.messages.append(("alerts", alert.alert_id, row, None))
         effects.counts[f"alerts_{alert.state}"] += 1
 
-    def _note(self, alert: Alert) -> str:
-        """What else there is to say of an alert; the last word stays with it when its window has passed."""
-        self._noted.changed[0].add(alert.alert_id)
-        if alert.state == "resolved":
-            return self._notes.pop(alert.alert_id, "")
-        note = self._notes[alert.alert_id] = self._copies.note(alert)
-        return note
+    def _about(self, key: Key, start: int, end: int) -> About:
+        """What else there is to say of a window that an alert is about."""
+        if key.kind == stock.KIND:
+            return About(self._stock_note((key.scope, key.product_id, key.category), end))
+        about = self._copies.origin(key, start, end).about
+        if key.kind != unmet.KIND:
+            return about
+        asked = f"asked for: {', '.join(self._clusters.names(key.label, end))}"
+        return about._replace(note="; ".join(filter(None, (about.note, asked))))
 
     # State
 
     def _tally(self, start: int, where: Where) -> list[Any] | None:
         tally = self._panes[start].get(where)
         return tally.to_list() if tally else None
+
+    def _request_row(self, start: int, terms: Terms) -> list[Any] | None:
+        cell = self._requests[start].get(terms)
+        return [cell.reviews, cell.chats, cell.clicks, write_quotes(cell)] if cell else None
+
+    def _trade_row(self, _: int, where: Where) -> list[Any] | None:
+        trade = self._trade.get(where)
+        return trade.to_list() if trade else None
 
     def _baseline(self, _: int, series: tuple[str, ...]) -> list[Any] | None:
         return self._engine.snapshot(Key(*series)) or None  # type: ignore[arg-type]
@@ -291,7 +461,9 @@ class Fusion:
         self._series.changed[0].update(map(tuple, self._engine.dirty_keys()))
         self._engine.mark_saved()
         changes: dict[str, bytes | None] = {}
-        for journal in (self._tallied, self._read, self._held, self._series, self._noted):
+        for journal in (
+            self._tallied, self._read, self._held, self._series, self._asked, self._terms, self._traded,
+        ):  # fmt: skip
             changes |= journal.dump()
         clock = orjson.dumps([self._clock.dump(), self._closed_to, self._applied])
         if clock != self._saved:
@@ -312,8 +484,12 @@ class Fusion:
             self._late[due][key] = message
         for _, series, row in self._series.load(segments):
             self._engine.restore(Key(*series), row)  # type: ignore[arg-type]
-        for _, alert_id, note in self._noted.load(segments):
-            self._notes[alert_id] = note
+        for start, terms, (reviews, chats, clicks, quotes) in self._asked.load(segments):
+            self._requests[start][terms] = Cell(reviews, chats, clicks, list(read_quotes(quotes)))
+        for _, term, row in self._terms.load(segments):
+            self._clusters.restore(term, row)
+        for _, where, row in self._traded.load(segments):
+            self._trade[where] = Trade(*row)
 
 
 # Reading checks all of a message before anything is counted
@@ -331,20 +507,53 @@ def read_text(message: Message) -> Said:
     ]
     opinions += [(f"demand/{demand['demand']}", demand["prob"], demand["evidence"]) for demand in message["demands"]]
     counts = (int(review), int(not review), int(message["sentiment"]["label"] == "negative"), rating, int(rating > 0))
-    text = Text(place(*where), message["ts"], int(message["fingerprint"], 16))
+    labels = tuple(intern(name) for name, _, _ in opinions)
+    text = Text(place(*where), message["ts"], int(message["fingerprint"], 16), author(message["user_id"]), labels)
     source: Source = "reviews" if review else "chats"
     return Said(where, f"{scope}/{message['signal_id']}", text, source, counts, opinions, message)
 
 
-def read_behaviour(message: Message) -> tuple[list[Where], list[tuple[int, ...]]]:
-    """A message of kind "panes": places and their PANE_FEATURES. Raises as :func:`read_text` does."""
+def read_request(message: Message) -> Asked:
+    """A message of kind "request". Raises as :func:`read_text` does."""
+    source: Source = "reviews" if message["channel"] == "review" else "chats"
+    _, prob, spans = min(
+        (-demand["prob"], demand["prob"], demand["evidence"])
+        for demand in message["demands"]
+        if demand["demand"] in unmet.ASKING
+    )
+    where = place("shop", "", unmet.UNLISTED)
+    text = Text(where, message["ts"], int(message["fingerprint"], 16), author(message["user_id"]))
+    terms = tuple(map(str, message["terms"]))
+    return Asked(terms, f"shop/{message['signal_id']}", text, source, quote(message, prob, spans))
+
+
+def read_queries(message: Message) -> list[tuple[Terms, int, Candidate]]:
+    """A message of kind "queries": key terms, count and quote of each. Raises as :func:`read_text` does."""
+    found = []
+    for query, count in message["rows"]:
+        if type(count) is not int:
+            raise TypeError("searches are whole numbers")
+        terms = unmet.key_terms(keywords(query)) or unmet.key_terms([query])
+        if terms:
+            found.append((terms, count, Candidate(QUERY_SCORE, "", query, ())))
+    return found
+
+
+def read_behaviour(message: Message) -> tuple[list[Where], list[tuple[int, ...]], list[Shelf | None]]:
+    """A message of kind "panes": places, their PANE_FEATURES and shelves. Raises as :func:`read_text` does."""
     columns = message["columns"]
     features = [columns[name] for name in PANE_FEATURES]
     if not INTEGERS.issuperset(map(type, chain.from_iterable(features))):
         raise TypeError("counts of behaviour are whole numbers")
     counts = list(zip(*features, strict=True))
     scopes = [message["scope"]] * len(counts)
-    return list(zip(scopes, columns["product_id"], columns["category"], strict=True)), counts
+    unknown = [None] * len(counts)
+    shelves = zip(columns.get("stock", unknown), columns.get("lead_time_days", unknown), strict=True)
+    return (
+        list(zip(scopes, columns["product_id"], columns["category"], strict=True)),
+        counts,
+        [None if stock is None else Shelf(int(stock), float(days)) for stock, days in shelves],
+    )
 
 
 def count_text(pane: Pane, said: Said) -> None:
@@ -359,13 +568,25 @@ def count_text(pane: Pane, said: Said) -> None:
         cell.add(said.source, 1.0, quote(said.message, prob, evidence) if cell.admits(prob) else None)
 
 
-def count_behaviour(pane: Pane, places: list[Where], counts: list[tuple[int, ...]]) -> None:
-    for where, row in zip(places, counts, strict=True):
+def count_request(requests: Requests, asked: Asked) -> None:
+    requests.setdefault(asked.terms, Cell()).add(asked.source, 1.0, asked.candidate)
+
+
+def count_queries(requests: Requests, queries: list[tuple[Terms, int, Candidate]]) -> None:
+    for terms, count, candidate in queries:
+        requests.setdefault(terms, Cell()).add("clicks", float(count), candidate)
+
+
+def count_behaviour(
+    pane: Pane, places: list[Where], counts: list[tuple[int, ...]], shelves: list[Shelf | None]
+) -> None:
+    for where, row, shelf in zip(places, counts, shelves, strict=True):
         tally = pane.get(where)
         if tally is None:
-            pane[where] = Tally(row)
+            pane[where] = Tally(row, shelf=shelf)
         else:
             tally.behaviour = tuple(map(add, tally.behaviour, row))
+            tally.note_shelf(shelf)
 
 
 def quote(message: Mapping[str, Any], prob: float, spans: list[Span]) -> Candidate:

@@ -2,9 +2,10 @@
 
 Each text becomes one :class:`~stream.records.Signal`: a row in the sink and a message to ``signals``, once keyed by
 product and once by category, where the fusion lanes count it. Its ``mark`` there is the partition's watermark before
-it, which depends on the records before it alone. What a customer says in a chat also goes to ``said``, by user, where
-the click lanes join it with behaviour; and who asks gets an answer for the recommendation service at once, since the
-need is explicit.
+it, which depends on the records before it alone. One that asks for what the catalogue does not have also goes, as a
+``request``, to the one lane that looks for unmet demand. What a customer says in a chat also goes to ``said``, by user,
+where the click lanes join it with behaviour; and who asks gets an answer for the recommendation service at once, since
+the need is explicit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from serving.errors import ScoringError
 from serving.scorer import Scorer
 from stream.agents.clock import SourceClock
 from stream.checkpoint import Changes, Segments
+from stream.detect import unmet
 from stream.events import Chat, Heartbeat, Review, decode
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
@@ -30,6 +32,10 @@ from stream.understand import Understood, understand
 
 STORED_CHARACTERS: Final = 4_000
 RETRY_SECONDS: Final = 1.0
+#: What a request has of its text.
+REQUEST: Final = (
+    "source", "mark", "ts", "signal_id", "event_id", "channel", "user_id", "text", "demands", "fingerprint",
+)  # fmt: skip
 log = logging.getLogger(__name__)
 
 
@@ -135,6 +141,11 @@ class Texts:
             effects.messages.append(
                 ("signals", f"category/{signal.category}", {**message, "seq": [offset, 1], "scope": "category"}, None)
             )
+        product = self._catalogue.get(signal.product_id)
+        if terms := unmet.missing_terms(row, product.text if product else ""):
+            request = {"kind": "request", "seq": [offset, 2], "terms": terms}
+            request |= {name: message[name] for name in REQUEST}
+            effects.messages.append(("signals", unmet.PLACE, request, None))
 
     def _say(self, effects: Effects, signal: Signal, offset: int) -> None:
         message: dict[str, Any] = {

@@ -132,14 +132,14 @@ def expect(key: Track, label: Track, product: float, shop: float, exposure: floa
 
 
 def exposure(
-    key: Track, volume: float, shop_volume: float, usual_part: float, usual_texts: float
+    counted: float, volume: float, shop_volume: float, usual_part: float, usual_texts: float
 ) -> tuple[float, float]:
     """Texts on the product that the window explains: (by the shop's volume, by the product's own).
 
-    ``volume`` and ``shop_volume`` are texts in the window; ``usual_part`` is the product's part of the shop and
-    ``usual_texts`` what the key itself usually adds to a window.
+    ``volume`` and ``shop_volume`` are texts in the window, ``counted`` those of the key among them; ``usual_part`` is
+    the product's part of the shop and ``usual_texts`` what the key itself usually adds to a window.
     """
-    excess = max(0.0, key.texts - usual_texts)
+    excess = max(0.0, counted - usual_texts)
     return usual_part * max(0.0, shop_volume - excess), max(0.0, volume - excess)
 
 

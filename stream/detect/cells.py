@@ -18,7 +18,7 @@ GRID: Final = 1024
 QUOTES: Final = 5
 VOLUME: Final = "volume"
 
-Scope = Literal["product", "category"]
+Scope = Literal["product", "category", "shop"]
 Source = Literal["reviews", "chats", "clicks"]
 
 
@@ -34,11 +34,11 @@ class Candidate(NamedTuple):
 class Key(NamedTuple):
     """What one series of counts is about."""
 
-    kind: str  # "negative_spike" | "demand_surge" | VOLUME
+    kind: str  # one of those of an Alert, or VOLUME
     scope: Scope
-    product_id: str  # "" in category scope
+    product_id: str  # "" but in product scope
     category: str
-    label: str  # an aspect, a demand, or "" for VOLUME
+    label: str  # an aspect, a demand, the leading term of a cluster, or "" for VOLUME
 
     @property
     def volume(self) -> Key:
@@ -95,5 +95,5 @@ def merge(left: Cell, right: Cell) -> Cell:
 
 
 def best_quotes(quotes: list[Candidate]) -> list[Candidate]:
-    """The best :data:`QUOTES` of them: highest score first, then by event id."""
-    return sorted(quotes, key=lambda quote: (-quote.score, *quote[1:]))[:QUOTES]
+    """The best :data:`QUOTES` different ones: highest score first, then by event id."""
+    return sorted(set(quotes), key=lambda quote: (-quote.score, *quote[1:]))[:QUOTES]

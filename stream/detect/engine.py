@@ -1,15 +1,17 @@
-"""The life of alerts: one step per closed pane, only over the keys that are alive in it.
+"""Counts in, alert states out: one step per closed pane, only over the keys that are alive in it.
 
 Promises:
 
-- the alerts depend on event time and counts alone: stepping through empty panes or jumping over them, the order of the
-  cells, and saving and restoring between any two steps change nothing, to the last bit;
-- an alert opens when its window is improbable beyond the false-alarm budget and holds minimal evidence, is told again
-  at most once per window length and only when it grew, and is resolved after a few calm panes. Its last state keeps
-  the figures and quotes of its worst window, so that it still explains itself;
+- the alerts depend on event time, counts and actions alone: stepping through empty panes or jumping over them, the
+  order of the cells, and saving and restoring between any two steps change nothing, to the last bit;
+- an alert opens when its window is improbable beyond the false-alarm budget and holds minimal evidence; what happens to
+  it then is said in :mod:`stream.detect.lifecycle`. Its last state keeps the figures and quotes of its worst window, so
+  that it still explains itself;
 - an incident does not become the baseline: while its window is raised a key learns little more than it expected; a
   level that stays becomes the new normal within days;
-- what comes late for its pane is added there, so the windows judged from then on hold it; what was told stays told.
+- what comes late for its pane is added there, so the windows judged from then on hold it; what was told stays told;
+- other rules take the place of the present ones between two steps (:meth:`Engine.reload`, or a restart with another
+  file): baselines stay, an open alert goes on under the new version of its rule, and is resolved when that is gone.
 
 Work per pane is proportional to the keys whose window is not empty or whose alert is open. Memory follows the keys
 that are remembered: a silent series is dropped when less than :data:`FORGOTTEN` of it is left, looked for once per
@@ -19,41 +21,46 @@ more than ``max_silent`` are remembered, the faintest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from stream.detect.baseline import PRIOR_VOLUME, Expectation, Track, dose, expect, exposure, learn_spread, read_quotes
+from stream.detect import lifecycle
+from stream.detect.baseline import (
+    PRIOR_VOLUME,
+    Expectation,
+    Track,
+    dose,
+    expect,
+    exposure,
+    learn_spread,
+    read_quotes,
+    write_quotes,
+)
 from stream.detect.cells import VOLUME, Cell, Key
-from stream.detect.rules import DEFAULT_RULES, Rule
-from stream.detect.spike import band, open_threshold, severity, tail
-from stream.records import Alert, AlertState, Quote, content_id
+from stream.detect.copies import About
+from stream.detect.lifecycle import Action, Incident, Reading
+from stream.detect.policy import Rule, group_id
+from stream.detect.rules import DEFAULT_RULES
+from stream.detect.score import MOST, Score, rounded
+from stream.detect.spike import band, open_threshold, tail
+from stream.records import Alert, Quote, content_id
 
 CLOCK: Final = Key("clock", "product", "", "", "")
 FORGOTTEN: Final = 0.01  # a silent series that remembers less than this is dropped
-GROWTH: Final = 1.5  # an open alert is told again when it grew by this factor (or in severity)
-
-
-@dataclass(slots=True)
-class Incident:
-    """An open alert: when it was last told, and its worst window."""
-
-    opened_at: int
-    told_pane: int
-    told_severity: int
-    told_observed: float
-    calm: int = 0
-    surprise: float = 2.0  # least tail probability so far
-    worst: list[Any] = field(default_factory=list)  # severity, window end, observed, expected, band, shares, quotes
-
-    def to_list(self) -> list[Any]:
-        return [
-            self.opened_at, self.told_pane, self.told_severity, self.told_observed, self.calm, self.surprise, self.worst
-        ]  # fmt: skip
+LEAST_SURPRISE: Final = 0.3  # no budget is so large that what happens every other time is news
+SOURCES: Final = ("reviews", "chats", "clicks")
 
 
 class Engine:
-    """Baselines and alerts of one worker partition."""
+    """Baselines and alerts of one worker partition.
+
+    ``importance`` gives a key's part of the revenue relative to the average key of its scope (1); without it the part
+    of the texts is taken. ``about`` gives what else there is to say of the window of a key, from a start to an end
+    (epoch ms); it is asked when an alert opens or gets worse.
+    """
 
     def __init__(
         self,
@@ -63,23 +70,43 @@ class Engine:
         half_life_panes: int = 288,
         model: str = "",
         max_silent: int = 1_000_000,
+        importance: Callable[[Key], float] | None = None,
+        about: Callable[[Key, int, int], About] | None = None,
     ) -> None:
         self.pane_ms = pane_ms
         self.window_panes = window_panes
         self.half_life_panes = half_life_panes
         self.model = model
         self.max_silent = max_silent
+        self._importance = importance
+        self._about = about
         self._decay: float = 0.5 ** (1 / half_life_panes)
-        self._rules: dict[tuple[str, str], Rule] = {}
-        for rule in rules:
-            for scope in rule.scopes:
-                if self._rules.setdefault((rule.kind, scope), rule) is not rule:
-                    raise ValueError(f"two rules for {rule.kind} in {scope} scope")
         self._tracks: dict[Key, Track] = {}
-        self._open: dict[Key, Incident] = {}
-        self._active: list[Key] = []  # keys and volumes with a window or an alert
+        self._volumes: Counter[str] = Counter()  # by scope: how many products or categories are known
+        self._incidents: dict[Key, Incident] = {}  # pending, open, or resolved and still to be reopened
+        self._active: list[Key] = []  # keys and volumes with a window or an open alert
         self._dirty: set[Key] = set()
         self._clock: tuple[int, int] | None = None  # first and last pane
+        self.reload(rules)
+
+    def reload(self, rules: Iterable[Rule]) -> None:
+        """Let other rules be in force from the next step on. Raises ValueError for a rule that never gets a turn."""
+        by_scope: dict[tuple[str, str], list[Rule]] = {}
+        for rule in rules:
+            for scope in rule.scopes:
+                others = by_scope.setdefault((rule.kind, scope), [])
+                if others and not others[-1].filtered:
+                    raise ValueError(f"two rules for {rule.kind} in {scope} scope: {others[-1].name} leaves nothing")
+                others.append(rule)
+        self._rules = by_scope
+        self._reloaded = True
+
+    def _rule(self, key: Key) -> Rule | None:
+        """The first rule that watches ``key``."""
+        for rule in self._rules.get((key.kind, key.scope), ()):
+            if not rule.filtered or rule.watches(key):
+                return rule
+        return None
 
     # One pane
 
@@ -103,7 +130,7 @@ class Engine:
         if pane <= last:
             raise ValueError(f"pane {pane} after pane {last}")
         self._active.sort()
-        changed: list[Alert] = []
+        changed = self._part_with_old_rules(self._end(pane)) if self._reloaded else []
         for empty in range(last + 1, pane):
             changed += self._pane(empty, (), empty - first)
         changed += self._pane(pane, pushes, pane - first)
@@ -111,15 +138,35 @@ class Engine:
         self._dirty.add(CLOCK)
         return changed
 
+    def watch(self, pane_start: int, scores: Mapping[Key, Score], open_at: float) -> list[Alert]:
+        """The same life cycle for keys that are scored elsewhere, after :meth:`step` of the pane that starts there."""
+        changed = []
+        for key, score in sorted(scores.items()):
+            rule, incident = self._rule(key), self._incidents.get(key)
+            if rule is None or (incident is None and (score.surprise < open_at or score.observed < rule.min_observed)):
+                continue
+            weight = round(lifecycle.matter(self._importance(key) if self._importance else 1.0, rule), 3)
+            level, detail = lifecycle.severity(score, weight), [weight, [0.0, 0.0, 1.0], [], "", "", {}]
+            reading = Reading(self._end(pane_start // self.pane_ms), score, open_at, level, detail)
+            if cause := self._live(key, rule, incident, reading):
+                changed.append(self._tell(key, self._incidents[key], cause))
+            self._dirty.add(key)
+        return changed
+
+    def watches(self, kind: str) -> bool:
+        """Whether a rule watches keys of this kind."""
+        return any(watched == kind for watched, _ in self._rules)
+
     def _counted(self, cells: Mapping[Key, Cell]) -> dict[Key, Cell]:
         return {key: cell for key, cell in cells.items() if cell.observed > 0 and self._watched(key)}
 
     def _watched(self, key: Key) -> bool:
-        return bool(key.shard) and (key.kind == VOLUME or (key.kind, key.scope) in self._rules)
+        return bool(key.shard) and (key.kind == VOLUME or self._rule(key) is not None)
 
     def _pane(self, pane: int, pushes: Iterable[tuple[int, Mapping[Key, Cell]]], age: int) -> list[Alert]:
         for counted, cells in pushes:
             self._push(counted, cells)
+        self._forget(self._end(pane))
         if not self._active:
             self._sweep(pane)
             return []
@@ -131,18 +178,56 @@ class Engine:
             track.forget(pane, self._decay)
             track.level += track.expire(pane - self.window_panes + 1)
         seen = (1 - self._decay**age) / (1 - self._decay)  # panes remembered
-        budget = {
-            rule: open_threshold(rule.key_days, rule.shop_per_day, len(keys), self.pane_ms, self.window_panes)
-            for rule in self._rules.values()
-        }
+        thresholds: dict[str, float] = {}
         changed = []
         for key in keys:
-            rule = self._rules[key.kind, key.scope]
-            alert = self._judge(key, rule, pane, budget[rule], seen)
+            rule = self._rule(key)
+            assert rule is not None
+            if rule.name not in thresholds:
+                thresholds[rule.name] = self._threshold(rule, len(keys))
+            alert = self._judge(key, rule, pane, thresholds[rule.name], seen)
             if alert is not None:
                 changed.append(alert)
-        self._active = [key for key in self._active if self._tracks[key].window or key in self._open]
+        self._active = [key for key in self._active if self._tracks[key].window or self._firing(key)]
         self._sweep(pane)
+        return changed
+
+    def _threshold(self, rule: Rule, keys: int) -> float:
+        """The surprise at which an alert opens."""
+        chance = open_threshold(rule.key_days, rule.shop_per_day, keys, self.pane_ms, self.window_panes)
+        return max(LEAST_SURPRISE, -math.log10(min(1.0, chance)))
+
+    def _firing(self, key: Key) -> bool:
+        incident = self._incidents.get(key)
+        return incident is not None and incident.firing
+
+    def _forget(self, now: int) -> None:
+        """Let go of resolved alerts that nothing can open again."""
+        for key, incident in list(self._incidents.items()):
+            rule = self._rule(key)
+            if incident.phase == "resolved" and (rule is None or lifecycle.is_over(incident, now, rule.reopen_ms)):
+                del self._incidents[key]
+                self._dirty.add(key)
+
+    def _part_with_old_rules(self, now: int) -> list[Alert]:
+        """After a change of rules: end the alerts and forget the series that nothing watches any more."""
+        self._reloaded = False
+        changed = []
+        for key, incident in sorted(self._incidents.items()):
+            rule = self._rule(key)
+            if rule is not None and rule.name == incident.rule:
+                continue
+            reason = f"{key.label} is watched by rule {rule.name} now" if rule else f"rule {incident.rule} is gone"
+            ended, cause = lifecycle.abandon(incident, now, reason)
+            del self._incidents[key]
+            self._dirty.add(key)
+            if ended is not None:
+                changed.append(self._tell(key, ended, cause))
+        gone = {key for key in self._tracks if key.shard and not self._watched(key)}
+        for key in gone:
+            del self._tracks[key]
+        self._active = [key for key in self._active if key not in gone]
+        self._dirty |= gone
         return changed
 
     def _push(self, pane: int, cells: Mapping[Key, Cell]) -> None:
@@ -150,7 +235,7 @@ class Engine:
         for key, cell in cells.items():
             for series in (key, key.shop) if key.kind == VOLUME else (key,):
                 track = self._track(series, pane)
-                if not track.window and series not in self._open:
+                if not track.window and not self._firing(series):
                     fresh.append(series)
                 track.push(pane, cell)
         if fresh:
@@ -160,6 +245,7 @@ class Engine:
         track = self._tracks.get(key)
         if track is None:
             track = self._tracks[key] = Track(pane)
+            self._volumes[key.scope] += is_volume(key)
         return track
 
     def _sweep(self, pane: int) -> None:
@@ -178,11 +264,12 @@ class Engine:
             faint = [key for _, key in sorted(silent)[: max(len(faint), len(silent) - self.max_silent * 7 // 8)]]
         for key in faint:
             del self._tracks[key]
+            self._volumes[key.scope] -= is_volume(key)
         self._dirty.update(faint)
 
     # One key
 
-    def _judge(self, key: Key, rule: Rule, pane: int, p_open: float, seen: float) -> Alert | None:
+    def _judge(self, key: Key, rule: Rule, pane: int, open_at: float, seen: float) -> Alert | None:
         track = self._tracks[key]
         label = self._track(key.shop, pane)
         self._dirty.add(key.shop)
@@ -196,21 +283,58 @@ class Engine:
 
         expected = self._expect(key, rule, pane, track, label, seen)
         learn_spread(track, label, expected, 1 / self.window_panes)
-        observed = track.observed
-        raised = observed >= rule.min_observed and observed >= rule.min_ratio * expected.mean
-        probability = tail(observed, expected.mean, expected.shape) if raised else 1.0
-        hot = probability <= rule.p_close
-        track.dose = dose(observed, expected) / self.window_panes if hot or key in self._open else None
-        if key in self._open:
-            return self._follow(key, rule, pane, expected, probability, hot)
-        return self._open_alert(key, rule, pane, expected, probability) if probability <= p_open else None
+        surprise = surprise_of(track.observed, expected, rule)
+        incident = self._incidents.get(key)
+        hot = lifecycle.is_hot(surprise, open_at, rule)
+        if surprise < open_at and lifecycle.is_quiet(incident):
+            track.dose = dose(track.observed, expected) / self.window_panes if hot else None
+            return None
+        score = self._burst(pane, track.observed, expected, surprise)
+        cause = self._live(key, rule, incident, self._reading(key, rule, pane, score, open_at))
+        track.dose = dose(track.observed, expected) / self.window_panes if hot or self._firing(key) else None
+        return self._tell(key, self._incidents[key], cause) if cause else None
+
+    def _burst(self, pane: int, observed: float, expected: Expectation, surprise: float) -> Score:
+        """More in the window than there should be."""
+        low, high = band(expected.mean, expected.shape)
+        since = self._end(pane) - self.window_panes * self.pane_ms
+        return rounded(Score("burst", observed, expected.mean, low, high, surprise, since))
+
+    def _reading(self, key: Key, rule: Rule, pane: int, score: Score, open_at: float) -> Reading:
+        importance = self._importance(key) if self._importance else self._volume_share(key, pane)
+        weight = round(lifecycle.matter(importance, rule), 3)
+        level = lifecycle.severity(score, weight)
+        cell = self._tracks[key].cell()
+        shares = [getattr(cell, source) / max(cell.observed, 1e-9) for source in SOURCES]
+        return Reading(self._end(pane), score, open_at, level, [weight, shares, write_quotes(cell), *About()])
+
+    def _volume_share(self, key: Key, pane: int) -> float:
+        """The part of the texts that a product has, 1 on average."""
+        (product, _), (shop, _) = self._texts(key.volume, pane), self._texts(key.volume.shop, pane)
+        return (product + PRIOR_VOLUME) / (shop + PRIOR_VOLUME) * max(1, self._volumes[key.scope])
+
+    def _live(self, key: Key, rule: Rule, incident: Incident | None, reading: Reading) -> str:
+        """Keep the incident that follows, named if it has just opened; why it is told."""
+        after, cause = lifecycle.observe(incident, reading, rule, self.window_panes * self.pane_ms)
+        if after is None:
+            self._incidents.pop(key, None)
+            return cause
+        if after.worst.end == reading.now and self._about:
+            about = self._about(key, reading.now - self.window_panes * self.pane_ms, reading.now)
+            after = replace(after, worst=after.worst._replace(detail=[*reading.detail[:3], *about]))
+        if after.firing and not after.alert_id:
+            alert_id = content_id(rule.name, rule.version, *key, after.opened_at)
+            after = replace(after, alert_id=alert_id, group=rule.group(key))
+        self._incidents[key] = after
+        return cause
 
     def _expect(self, key: Key, rule: Rule, pane: int, track: Track, label: Track, seen: float) -> Expectation:
         product, volume = self._texts(key.volume, pane)
         shop, shop_volume = self._texts(key.volume.shop, pane)
         usual_texts = (1 + track.level) * self.window_panes / (seen + self.window_panes)
         usual_part = (product + PRIOR_VOLUME) / (shop + PRIOR_VOLUME)
-        by_shop, by_product = exposure(track, volume, shop_volume, usual_part, usual_texts)
+        counted = track.observed if key.scope == "shop" else track.texts  # searches are among the requests of a shop
+        by_shop, by_product = exposure(counted, volume, shop_volume, usual_part, usual_texts)
         texts = max(by_shop, by_product) if rule.volume_aware else by_shop
         return expect(track, label, product, shop, max(texts, FORGOTTEN))
 
@@ -221,67 +345,57 @@ class Engine:
 
     # One alert
 
-    def _open_alert(self, key: Key, rule: Rule, pane: int, expected: Expectation, probability: float) -> Alert:
-        incident = self._open[key] = Incident(self._end(pane), pane, 0, 0.0)
-        self._worsen(key, incident, pane, expected, probability)
-        return self._tell(key, rule, pane, incident, "open")
+    def act(self, action: Action) -> list[Alert]:
+        """Do what an operator says; the new state of the alert, or nothing where the action changes nothing or its
+        alert is not known (any more). Counts from the end of the last pane."""
+        for key, incident in self._incidents.items():
+            if incident.alert_id == action.alert_id and self._clock:
+                changed, cause = lifecycle.act(incident, action, self._end(self._clock[1]))
+                if cause:
+                    self._incidents[key] = changed
+                    self._dirty.add(key)
+                    return [self._tell(key, changed, cause)]
+        return []
 
-    def _follow(
-        self, key: Key, rule: Rule, pane: int, expected: Expectation, probability: float, hot: bool
-    ) -> Alert | None:
-        incident = self._open[key]
-        incident.calm = 0 if hot else incident.calm + 1
-        if incident.calm >= rule.keep_panes:
-            del self._open[key]
-            self._tracks[key].dose = None
-            return self._tell(key, rule, pane, incident, "resolved")
-        if probability >= incident.surprise:
-            return None
-        self._worsen(key, incident, pane, expected, probability)
-        grown = incident.worst[0] > incident.told_severity or incident.worst[2] >= GROWTH * incident.told_observed
-        due = pane - incident.told_pane >= self.window_panes
-        return self._tell(key, rule, pane, incident, "open") if grown and due else None
-
-    def _worsen(self, key: Key, incident: Incident, pane: int, expected: Expectation, probability: float) -> None:
-        cell = self._tracks[key].cell()
-        observed = cell.observed
-        incident.surprise = probability
-        incident.worst = [
-            severity(observed, expected.mean, probability),
-            self._end(pane),
-            observed,
-            expected.mean,
-            list(band(expected.mean, expected.shape)),
-            [cell.reviews / observed, cell.chats / observed, cell.clicks / observed],
-            [[*quote[:3], [list(span) for span in quote.spans]] for quote in cell.quotes],
-        ]
-
-    def _tell(self, key: Key, rule: Rule, pane: int, incident: Incident, state: AlertState) -> Alert:
-        level, end, observed, expected, (low, high), shares, quotes = incident.worst
-        incident.told_pane, incident.told_severity, incident.told_observed = pane, level, observed
-        now = self._end(pane)
+    def _tell(self, key: Key, incident: Incident, cause: str) -> Alert:
+        worst, score = incident.worst, incident.worst.score
+        weight, shares, quotes, note, origin, origin_figures = worst.detail
         return Alert(
-            alert_id=content_id(rule.name, rule.version, *key, incident.opened_at),
+            alert_id=incident.alert_id,
             kind=key.kind,
             scope=key.scope,
             product_id=key.product_id,
             category=key.category,
             label=key.label,
-            severity=level,
-            state=state,
+            severity=worst.severity,
+            state=incident.state,
             opened_at=incident.opened_at,
-            closed_at=now if state == "resolved" else 0,
-            updated_at=now,
-            window_start=end - self.window_panes * self.pane_ms,
-            window_end=end,
-            observed=observed,
-            expected=round(expected, 4),
-            band=(low, high),
-            contributions=dict(zip(("reviews", "chats", "clicks"), shares, strict=True)),
+            closed_at=incident.closed_at,
+            updated_at=incident.updated_at,
+            window_start=worst.end - self.window_panes * self.pane_ms,
+            window_end=worst.end,
+            observed=score.observed,
+            expected=round(score.expected, 4),
+            band=(score.lo, score.hi),
+            contributions=dict(zip(SOURCES, shares, strict=True)),
             evidence=[Quote(quote.event_id, quote.text, list(quote.spans)) for quote in read_quotes(quotes)],
-            rule=rule.name,
-            rule_version=rule.version,
+            rule=incident.rule,
+            rule_version=incident.version,
             model=self.model,
+            note=note,
+            cause=cause,
+            statistic=score.statistic,
+            since=score.since,
+            surprise=score.surprise,
+            threshold=round(worst.open_at, 3),
+            weight=weight,
+            reopened=incident.reopened,
+            until=incident.until,
+            verdict=incident.verdict,
+            group_key=incident.group,
+            group_id=group_id(incident.group),
+            origin=origin,
+            origin_figures=dict(origin_figures),
         )
 
     def _end(self, pane: int) -> int:
@@ -293,22 +407,25 @@ class Engine:
         """Keys whose state changed since :meth:`mark_saved`; save each under its ``key.shard``."""
         return set(self._dirty)
 
+    def firing(self, kind: str) -> set[str]:
+        """The labels of this kind with an open alert."""
+        return {key.label for key, incident in self._incidents.items() if key.kind == kind and incident.firing}
+
     def mark_saved(self) -> None:
         self._dirty.clear()
 
     def known_keys(self) -> list[Key]:
         """Every key with state."""
-        return [*self._tracks, CLOCK]
+        return [*self._tracks, *(key for key in self._incidents if key not in self._tracks), CLOCK]
 
     def snapshot(self, key: Key) -> list[Any]:
         """The state of a key as plain JSON; empty when there is none (any more)."""
         if key == CLOCK:
             return list(self._clock or ())
-        track = self._tracks.get(key)
-        if track is None:
+        track, incident = self._tracks.get(key), self._incidents.get(key)
+        if track is None and incident is None:
             return []
-        incident = self._open.get(key)
-        return [track.to_list(), incident.to_list() if incident else None]
+        return [track.to_list() if track else None, incident.to_list() if incident else None]
 
     def restore(self, key: Key, state: list[Any]) -> None:
         """Put back what :meth:`snapshot` gave, each key once, in any order, before the first step."""
@@ -317,8 +434,23 @@ class Engine:
         if key == CLOCK:
             self._clock = (state[0], state[1])
             return
-        track = self._tracks[key] = Track.from_list(state[0])
-        if state[1]:
-            self._open[key] = Incident(*state[1])
-        if track.window or state[1]:
-            self._active.append(key)
+        track, incident = state
+        if incident:
+            self._incidents[key] = Incident.from_list(incident)
+        if track:
+            self._tracks[key] = Track.from_list(track)
+            self._volumes[key.scope] += is_volume(key)
+            if self._tracks[key].window or self._firing(key):
+                self._active.append(key)
+
+
+def surprise_of(observed: float, expected: Expectation, rule: Rule) -> float:
+    """-log10 of the chance of so many, to three decimals; 0 where the rule asks for more."""
+    if observed < rule.min_observed or observed < rule.min_ratio * expected.mean:
+        return 0.0
+    return round(min(MOST, -math.log10(max(tail(observed, expected.mean, expected.shape), 10**-MOST))), 3)
+
+
+def is_volume(key: Key) -> bool:
+    """Whether it counts the texts of one product or category."""
+    return key.kind == VOLUME and bool(key.shard)

@@ -20,12 +20,13 @@ from typing import Any, Final
 K1: Final = 1.2
 B: Final = 0.75
 MOST_MEMORIES: Final = 10_000
+LEAD_TIME_DAYS: Final = 7.0
 _RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One product; ``price`` in the shop's currency, ``stock`` in pieces."""
+    """One product; ``price`` in the shop's currency, ``stock`` in pieces, ``lead_time_days`` from an order to more."""
 
     product_id: str
     title: str
@@ -34,6 +35,7 @@ class Product:
     price: float = 0.0
     stock: int = 0
     attributes: Mapping[str, str] = field(default_factory=dict)
+    lead_time_days: float = LEAD_TIME_DAYS
 
     @property
     def text(self) -> str:

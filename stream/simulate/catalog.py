@@ -62,6 +62,9 @@ _SHELF: Final[list[tuple[str, str, str, str, str, float, int, dict[str, Any]]]] 
 ]  # fmt: skip
 
 
+LEAD_TIME_DAYS: Final = 1  # the simulated shop is supplied every night
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Product:
     """One product; ``zh`` and ``en`` are the names customers use for it."""
@@ -85,6 +88,7 @@ class Product:
             "brand": self.brand,
             "price": self.price,
             "stock": self.stock if stock is None else stock,
+            "lead_time_days": LEAD_TIME_DAYS,
             "attributes": self.attributes,
             "image": f"https://img.example.com/{self.product_id}.jpg",
         }

@@ -15,21 +15,29 @@ from typing import Any, Literal
 import orjson
 
 from serving.labels import ASPECTS, DEMANDS
+from stream.detect.unmet import UNLISTED
 from stream.simulate.catalog import Product
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 GRACE_MS = 30 * MINUTE
+LABELS = {
+    "negative_spike": ASPECTS, "demand_surge": DEMANDS, "price_sensitivity": ("discount",), "stock_risk": ("stock",),
+    "promotion": ("",),
+}  # fmt: skip
+
+
+Kind = Literal["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand", "promotion"]
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One incident; ``product_id`` is empty where it concerns a whole category."""
+    """One incident; ``product_id`` is empty where it concerns a whole category, or what is not sold."""
 
-    kind: Literal["negative_spike", "demand_surge", "promotion"]
-    label: str  # the aspect or demand; "" for a promotion
+    kind: Kind
+    label: str  # the aspect, demand or term, "stock"; "" for a promotion
     product_id: str
-    category: str
+    category: str  # UNLISTED for unmet demand
     start: int
     end: int
     rate: float = 0.0  # texts about it in an hour, over and above the ordinary ones
@@ -37,7 +45,7 @@ class Incident:
 
     @property
     def scope(self) -> str:
-        return "product" if self.product_id else "category"
+        return "product" if self.product_id else "shop" if self.kind == "unmet_demand" else "category"
 
     def overlap(self, begin: int, end: int) -> tuple[int, int]:
         """The part of [begin, end) in which the incident is on; empty: (x, x)."""
@@ -46,12 +54,16 @@ class Incident:
 
     def check(self, catalog: Mapping[str, Product]) -> None:
         """Raises ValueError where the incident cannot happen in this shop."""
-        labels = {"negative_spike": ASPECTS, "demand_surge": DEMANDS, "promotion": ("",)}[self.kind]
+        labels = LABELS.get(self.kind, (self.label,))
         if self.label not in labels:
             raise ValueError(f"a {self.kind} cannot have the label {self.label!r}; it takes one of {', '.join(labels)}")
         if self.product_id and self.product_id not in catalog:
             raise ValueError(f"incident at product {self.product_id!r}, but the shop sells {', '.join(catalog)}")
         categories = {product.category for product in catalog.values()}
+        if self.kind == "unmet_demand":
+            categories = {UNLISTED}
+        if self.kind == "stock_risk" and not self.product_id:
+            raise ValueError("a stock_risk is one of a product: give its product_id")
         if self.category not in categories:
             raise ValueError(f"incident in category {self.category!r}, but the shop has {', '.join(categories)}")
         if self.end <= self.start:
@@ -63,7 +75,7 @@ def demo_incidents(catalog: Sequence[Product], start: int, hours: float, texts_p
     history = min(12.0, hours / 2)
     slot = (hours - history) * HOUR / 6
     rate = max(12.0, texts_per_hour / 5)
-    scenes: list[tuple[Literal["negative_spike", "demand_surge", "promotion"], str, Product, bool, int]] = [
+    scenes: list[tuple[Kind, str, Product, bool, int]] = [
         ("negative_spike", "packaging", catalog[1], True, 75),
         ("demand_surge", "restock", catalog[6], True, 90),
         ("negative_spike", "authenticity", catalog[7], True, 90),
@@ -118,8 +130,9 @@ def match_alerts(
     An alert finds an incident when kind and label agree, it opened between the start and ``grace_ms`` after the end,
     and it names the same product (or the same category, for an incident of a category). A restock incident of a
     product may also be found at category level; ``note`` says so. The first such alert counts. Further ones, alerts
-    that agree but look at one product of the category, and whatever else rises meanwhile on the product or its whole
-    category (fakes are sent back, late parcels asked for) are explained (``also``): neither a find nor a false alarm.
+    with its label that look at one product of the category, whatever else rises meanwhile on the product or its whole
+    category (fakes are sent back, late parcels asked for), and what is searched in vain while something is sold out are
+    explained (``also``): neither a find nor a false alarm.
     Every other alert is a false alarm, also during a promotion.
     """
     latest: dict[str, dict[str, Any]] = {}
@@ -160,14 +173,16 @@ def match_alerts(
 
 
 def _related(incident: Incident, alert: Mapping[str, Any], grace_ms: int) -> bool:
-    """In its time: on its product or category, or the same kind and label at a product of the category."""
+    """In its time: on its product or category, the same label at a product of the category, or what it explains."""
     if not incident.start <= alert["opened_at"] <= incident.end + grace_ms:
         return False
+    if alert["kind"] == "unmet_demand" and incident.label == "restock":
+        return True
     if alert["category"] != incident.category:
         return False
     if alert["product_id"] in ("", incident.product_id):
         return True
-    return not incident.product_id and (alert["kind"], alert["label"]) == (incident.kind, incident.label)
+    return not incident.product_id and bool(alert["label"] == incident.label)
 
 
 def _finds(incident: Incident, alert: Mapping[str, Any]) -> bool:

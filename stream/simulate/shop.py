@@ -43,6 +43,9 @@ DEMAND_MIX: Final = Weights({
 })  # fmt: skip
 NOT_SOLD: Final = ("帐篷", "猫粮", "婚纱", "吉他", "鱼竿", "wedding dress", "cat food", "轮胎", "显微镜", "水族箱")
 
+QUALIFIERS: Final = ("双人", "户外", "便携")
+LAST_PIECES: Final = 4  # on the shelf during a stock risk
+
 DUPLICATES: Final = 0.01
 LATE_SHARE: Final = 0.05
 MOST_LATE_MS: Final = 3_000
@@ -102,7 +105,7 @@ class _Run:
         self.appeal = {product.product_id: 1 / (2 + place) ** 0.5 for place, product in enumerate(shop.catalog)}
         self.shoppers = 500 + int(shop.clicks_per_hour * 5)
         self.orders: deque[tuple[str, Product, str]] = deque(maxlen=10_000)
-        self.sold_out: set[str] = set()
+        self.left: dict[str, int] = {}  # stock of the products that have not the usual one
         self.owed = {"clicks": 0, "reviews": 0, "chats": 0}
         self.serial = 0
         self.pending: list[tuple[int, int, Event]] = []  # a heap by arrival
@@ -122,16 +125,17 @@ class _Run:
     # What happens in a minute
 
     def _deliver(self, now: int) -> None:
-        """The shelf is empty during a restock incident and full again after it."""
-        empty = {
-            incident.product_id
+        """The shelf is empty during a restock incident, nearly so during a stock risk, and full again after it."""
+        left = {
+            incident.product_id: 0 if incident.label == "restock" else LAST_PIECES
             for incident in self.shop.incidents
-            if incident.label == "restock" and incident.product_id and incident.start <= now < incident.end
+            if incident.label in ("restock", "stock") and incident.product_id and incident.start <= now < incident.end
         }
-        for product_id in sorted(empty ^ self.sold_out):
-            record = self.shelf[product_id].record(stock=0 if product_id in empty else None)
-            self._push(now, Event("catalog", product_id, record, now))
-        self.sold_out = empty
+        for product_id in sorted({*left, *self.left}):
+            if left.get(product_id) != self.left.get(product_id):
+                record = self.shelf[product_id].record(stock=left.get(product_id))
+                self._push(now, Event("catalog", product_id, record, now))
+        self.left = left
 
     def _crowd(self, begin: int, end: int) -> None:
         """The ordinary visitors of one minute."""
@@ -155,6 +159,9 @@ class _Run:
         """The texts and clicks that an incident adds between ``begin`` and ``end``."""
         for _ in range(self.dice.poisson(incident.rate * (end - begin) / HOUR)):
             ts = begin + self.dice.below(end - begin)
+            if incident.kind == "unmet_demand":
+                self._miss(ts, incident.label)
+                continue
             product = self.shelf.get(incident.product_id) or self.dice.pick(self.aisles[incident.category])
             if incident.kind == "negative_spike":
                 if self.dice.chance(0.8):
@@ -163,6 +170,10 @@ class _Run:
                     self._chat(ts, product, complaint=incident.label)
                 if self.dice.chance(0.4):
                     self._send_back(ts, product)
+            elif incident.kind == "price_sensitivity":
+                if self.dice.chance(0.4):
+                    self._chat(ts, product, demand=incident.label)
+                self._look_in_vain(ts, product, empty=False)
             else:
                 self._chat(ts, product, demand=incident.label)
                 if self.dice.chance(0.8):
@@ -193,7 +204,7 @@ class _Run:
             click("view", product, price=product.price)
             if dice.chance(0.05):
                 click("favorite", product)
-            if product.product_id not in self.sold_out and dice.chance(0.14):
+            if self.left.get(product.product_id) != 0 and dice.chance(0.14):
                 click("cart", product, price=product.price, quantity=1 + int(dice.chance(0.15)))
                 cart.append(product)
             if dice.chance(0.22):
@@ -224,6 +235,18 @@ class _Run:
             self._click(ts, user, session, "cart", product, price=product.price, quantity=1)
             if dice.chance(0.5):
                 self._click(ts + dice.wait(60_000), user, session, "uncart", product, quantity=1)
+
+    def _miss(self, ts: int, thing: str) -> None:
+        """Somebody wants what the shop does not sell: mostly a search without results, else a question."""
+        dice, user = self.dice, self._shopper()
+        if dice.chance(0.7):
+            query = f"{thing} {dice.pick(QUALIFIERS)}" if dice.chance(0.3) else thing
+            self._click(ts, user, self._next("s"), "search", query=query, results=0)
+            return
+        session = self._next("t")
+        text = dice.pick(texts.WANTED).format(thing)
+        value = {"event_id": self._next("m"), "ts": ts, "session_id": session, "user_id": user, "role": "customer"}
+        self._post(Event("chats", session, value | {"text": text}, ts))
 
     def _send_back(self, ts: int, product: Product) -> None:
         self._click(ts, self._shopper(), self._next("s"), "return", product, price=product.price, quantity=1)

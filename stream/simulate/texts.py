@@ -24,6 +24,8 @@ _JOINTS: Final[dict[Language, tuple[str, ...]]] = {
     "en": (", ", ". ", " and ", "! "),
 }
 
+WANTED: Final = ("请问有没有{}卖", "想买{}，你们店有吗？", "什么时候能上{}啊，一直没有", "{}还会有货吗")
+
 TYPO_SHARE = 0.04
 PERSONAL_REVIEWS = 0.01
 PERSONAL_CHATS = 0.06

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stream.columns import Columns
-from stream.records import Session, Window
+from stream.records import Recommendation, Session, Window
 from stream.sinks.base import Row
 
 SCHEMA = Path(__file__).parent / "schema"
@@ -92,23 +92,46 @@ def alert(record: Row) -> dict[str, Any]:
         "rule_version": record["rule_version"],
         "model": record["model"],
         "note": record["note"],
+        "cause": record["cause"],
+        "statistic": record["statistic"],
+        "since": moment(record["since"]),
+        "surprise": record["surprise"],
+        "threshold": record["threshold"],
+        "weight": record["weight"],
+        "reopened": record["reopened"],
+        "until": moment(record["until"]) if record["until"] else None,
+        "verdict": record["verdict"],
+        "group_key": record["group_key"],
+        "group_id": record["group_id"],
+        "origin": record["origin"],
+        "origin_figure": list(record["origin_figures"]),
+        "origin_value": list(record["origin_figures"].values()),
+        "impact_figure": list(record["impact"]),
+        "impact_value": list(record["impact"].values()),
     }
 
 
-def recommendation(record: Row) -> dict[str, Any]:
-    products = record["products"]
+def alert_action(record: Row) -> dict[str, Any]:
     return {
-        "trigger_id": record["trigger_id"],
+        "action_id": record["action_id"],
+        "alert_id": record["alert_id"],
+        "action": record["action"],
         "ts": moment(record["ts"]),
-        "user_id": record["user_id"],
-        "session_id": record["session_id"],
-        "intent": record["intent"],
-        "product_id": record["product_id"],
-        "recommended": [p["product_id"] for p in products],
-        "recommended_score": [p["score"] for p in products],
-        "recommended_reason": [p["reason"] for p in products],
-        "reason": record["reason"],
+        "author": record["by"],
+        "note": record["note"],
+        "until": moment(record["until"]) if record["until"] else None,
+        "duration": record["duration"],
     }
+
+
+def recommendations(records: Records) -> Columns:
+    columns = _named(records, Recommendation._fields)
+    columns["ts"] = moments(columns["ts"])
+    lists = columns.pop("products")
+    for name, part in (("recommended", "product_id"), ("recommended_score", "score"), ("recommended_reason", "reason")):
+        columns[name] = [[product[part] for product in products] for products in lists]
+    columns["reason"] = columns.pop("reason")  # the last column
+    return Columns(columns)
 
 
 def sessions(records: Records) -> Columns:
@@ -172,8 +195,9 @@ def each(row: Callable[[Row], dict[str, Any]]) -> Callable[[Records], Columns]:
 
 TABLES: dict[str, Table] = {
     "signals": Table("signals_v1", each(signal)),
-    "alerts": Table("alerts_v1", each(alert)),
-    "recommendations": Table("recommendations_v1", each(recommendation)),
+    "alerts": Table("alerts_v2", each(alert)),
+    "alert_actions": Table("alert_actions_v1", each(alert_action)),
+    "recommendations": Table("recommendations_v1", recommendations),
     "sessions": Table("sessions_v2", sessions),
     "windows": Table("windows_v1", windows),
     "deadletters": Table("deadletters_v1", each(deadletter)),

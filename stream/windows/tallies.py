@@ -20,6 +20,7 @@ from zlib import crc32
 from stream.columns import Columns
 from stream.detect.baseline import read_quotes, write_quotes
 from stream.detect.cells import VOLUME, Cell, Key, Scope, merge
+from stream.detect.stock import Shelf
 from stream.records import Window
 from stream.windows.behaviour import PANE_FEATURES
 
@@ -27,11 +28,15 @@ from stream.windows.behaviour import PANE_FEATURES
 TEXT_FEATURES: Final = ("reviews", "chats", "negatives", "rating_sum", "rated")
 #: What kind of alert the texts of a label may raise.
 KINDS: Final = {"negative": "negative_spike", "demand": "demand_surge"}
-#: What shoppers do that speaks for a demand on a product, and how much against a text that says it.
+#: What a click counts for in an alert of these kinds, against a text that says it; in others as much as a text.
+CLICK_WEIGHT: Final = {"demand_surge": 0.5, "price_sensitivity": 0.25}
+#: What shoppers do that speaks for a demand on a product, and how much.
 BEHAVIOUR: Final = (
-    (PANE_FEATURES.index("returns"), "demand/return_refund", 0.5),
-    (PANE_FEATURES.index("empty_searches"), "demand/restock", 0.5),
+    (PANE_FEATURES.index("returns"), "demand/return_refund", CLICK_WEIGHT["demand_surge"]),
+    (PANE_FEATURES.index("empty_searches"), "demand/restock", CLICK_WEIGHT["demand_surge"]),
 )
+ABANDONS: Final = PANE_FEATURES.index("abandons")
+DISCOUNT: Final = "demand/discount"
 NO_BEHAVIOUR: Final = (0,) * len(PANE_FEATURES)
 NO_TEXTS: Final = (0,) * len(TEXT_FEATURES)
 
@@ -47,6 +52,7 @@ class Tally:
     texts: tuple[int, ...] = NO_TEXTS
     labels: dict[str, Cell] = field(default_factory=dict)
     revision: int = 0  # how many boundaries brought corrections
+    shelf: Shelf | None = None  # the least that a click lane saw in the catalogue
 
     def add(self, other: Tally) -> None:
         """Count ``other`` in; it is not changed."""
@@ -54,6 +60,11 @@ class Tally:
         self.texts = tuple(map(add, self.texts, other.texts))
         for label, cell in other.labels.items():
             self.labels[label] = merge(self.labels.get(label, Cell()), cell)
+        self.note_shelf(other.shelf)
+
+    def note_shelf(self, shelf: Shelf | None) -> None:
+        if shelf is not None:
+            self.shelf = shelf if self.shelf is None else min(self.shelf, shelf)
 
     def row(self, pane_start: int, where: Where) -> Window:
         """The row of table ``windows``."""
@@ -62,7 +73,11 @@ class Tally:
         return Window(pane_start, *where, self.revision, *self.behaviour, *self.texts, names, counts)  # type: ignore[call-arg,arg-type]
 
     def cells(self, where: Where) -> Iterator[tuple[Key, Cell]]:
-        """What the detectors count of it."""
+        """What the detectors count of it.
+
+        Price sensitivity joins who asks for a discount with carts left standing of what the catalogue knows; the first
+        one of a product in a pane is everyday and not counted, which spares a series for most products.
+        """
         reviews, chats, *_ = self.texts
         if reviews or chats:
             yield Key(VOLUME, *where, ""), Cell(float(reviews), float(chats))
@@ -74,6 +89,10 @@ class Tally:
         for name, cell in cells.items():
             kind, _, label = name.partition("/")
             yield Key(KINDS[kind], *where, label), cell
+        carts = self.behaviour[ABANDONS] - (where[0] == "product")
+        if DISCOUNT in cells or (where[2] and carts > 0):
+            left = Cell(clicks=CLICK_WEIGHT["price_sensitivity"] * max(0, carts))
+            yield Key("price_sensitivity", *where, "discount"), merge(cells.get(DISCOUNT, Cell()), left)
 
     def without_quotes(self) -> None:
         """Let go of the quotes, once the detectors have them."""
@@ -81,13 +100,13 @@ class Tally:
 
     def to_list(self) -> list[Any]:
         labels = [[name, cell.reviews, cell.chats, write_quotes(cell)] for name, cell in self.labels.items()]
-        return [self.behaviour, self.texts, labels, self.revision]
+        return [self.behaviour, self.texts, labels, self.revision, list(self.shelf or ())]
 
     @classmethod
     def from_list(cls, state: list[Any]) -> Tally:
-        behaviour, texts, labels, revision = state
+        behaviour, texts, labels, revision, shelf = state
         cells = {name: Cell(reviews, chats, 0.0, list(read_quotes(quotes))) for name, reviews, chats, quotes in labels}
-        return cls(tuple(behaviour), tuple(texts), cells, revision)
+        return cls(tuple(behaviour), tuple(texts), cells, revision, Shelf(*shelf) if shelf else None)
 
 
 def window_columns(rows: list[Window]) -> Columns:
