@@ -88,7 +88,7 @@ def undisturbed(run: Callable[..., Run], records: list[Record]) -> Dump:
             return await one.finish()
 
     dump = asyncio.run(work())
-    assert {orjson.loads(line)["table"] for line in dump} == set(TABLES)
+    assert {orjson.loads(line)["table"] for line in dump} == set(TABLES) - {"alert_actions"}
     return dump
 
 
