@@ -290,15 +290,19 @@ class Engine:
             track.dose = dose(track.observed, expected) / self.window_panes if hot else None
             return None
         score = self._burst(pane, track.observed, expected, surprise)
-        cause = self._live(key, rule, incident, self._reading(key, rule, pane, score, open_at))
+        if incident is not None and incident.firing and score.surprise <= incident.worst.score.surprise:
+            reading = Reading(self._end(pane), score, open_at, 0, [])  # an alert keeps what its worst pane showed
+        else:
+            low, high = band(expected.mean, expected.shape)
+            reading = self._reading(key, rule, pane, rounded(score._replace(lo=low, hi=high)), open_at)
+        cause = self._live(key, rule, incident, reading)
         track.dose = dose(track.observed, expected) / self.window_panes if hot or self._firing(key) else None
         return self._tell(key, self._incidents[key], cause) if cause else None
 
     def _burst(self, pane: int, observed: float, expected: Expectation, surprise: float) -> Score:
-        """More in the window than there should be."""
-        low, high = band(expected.mean, expected.shape)
+        """More in the window than there should be; still without its band."""
         since = self._end(pane) - self.window_panes * self.pane_ms
-        return rounded(Score("burst", observed, expected.mean, low, high, surprise, since))
+        return rounded(Score("burst", observed, expected.mean, 0.0, 0.0, surprise, since))
 
     def _reading(self, key: Key, rule: Rule, pane: int, score: Score, open_at: float) -> Reading:
         importance = self._importance(key) if self._importance else self._volume_share(key, pane)
