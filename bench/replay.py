@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import result
+from bench.stack import servers, tail, workers
 from bench.workload import Clicks, catalogue, events
 from stream.replay import replay
 from stream.settings import Settings
-from stream.stack import WORKER, embedded_stack, environment
 from stream.status import read_lanes, totals, wait_until_caught_up
 from stream.topics import ensure_topics
 
@@ -60,14 +58,16 @@ async def measure(count: int, broker: str) -> Figures:
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "events.jsonl"
         write(clicks, file)
-        async with servers(Path(home), broker) as settings:
+        async with servers(broker) as settings:
             first = settings.model_copy(update={"prefix": "first-"})
             summary = await replay([file], first)
-            async with workers(first, 1) as begun:
+            async with workers(first, 1):
+                begun = time.perf_counter()
                 topic = await finished(first, summary.last_ts, begun)
             both = settings.model_copy(update={"prefix": "both-"})
             await replay([file], both)
-            async with workers(both, 2) as begun:
+            async with workers(both, 2):
+                begun = time.perf_counter()
                 two = await finished(both, summary.last_ts, begun)
             second = settings.model_copy(update={"prefix": "second-"})
             await ensure_topics(second)
@@ -92,43 +92,10 @@ async def measure(count: int, broker: str) -> Figures:
     }
 
 
-@asynccontextmanager
-async def servers(home: Path, broker: str) -> AsyncIterator[Settings]:
-    """A store and a broker: ``embedded`` (Tansu) or ``apache`` (Kafka, as the tests start it). Nothing scores texts."""
-    async with embedded_stack(Settings(home=home, triton="", idle_seconds=0), workers=0) as stack:
-        if broker == "embedded":
-            yield stack.settings
-            return
-        from tests.servers import start_kafka
-
-        with start_kafka(home / "kafka") as kafka:
-            yield stack.settings.model_copy(update={"broker": kafka.address})
-
-
-@asynccontextmanager
-async def workers(settings: Settings, count: int) -> AsyncIterator[float]:
-    """Workers that are ready; when they were."""
-    log = settings.home / "worker.log"
-    with log.open("ab") as output:
-        numbered = [environment(settings) | {"RADAR_WORKER_INDEX": str(number)} for number in range(count)]
-        running = [await asyncio.create_subprocess_exec(*WORKER, env=each, stderr=output) for each in numbered]
-    try:
-        while not all((settings.home / f"worker-{number}.ready").exists() for number in range(count)):
-            if any(process.returncode is not None for process in running):
-                raise RuntimeError(f"a worker ended: {log.read_text(errors='replace')[-2_000:]}")
-            await asyncio.sleep(0.02)
-        yield time.perf_counter()
-    finally:
-        for process in running:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-
-
 async def finished(settings: Settings, last_ts: int, begun: float) -> float:
     """Seconds since ``begun`` when all of it is durable."""
     if not await wait_until_caught_up(settings, last_ts + settings.session_gap_ms):
-        raise RuntimeError(f"the worker did not finish; its log is {settings.home / 'worker.log'}")
+        raise RuntimeError(f"the workers did not finish: {tail(settings)}")
     seconds = time.perf_counter() - begun
     if not totals(read_lanes(settings))[settings.topic("clicks")]["sessions"]:
         raise RuntimeError("the worker found no sessions")

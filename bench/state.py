@@ -25,10 +25,9 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,12 +41,13 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import result
+from bench.stack import servers, tail
 from bench.workload import ACTIONS, MIX, START, catalogue, price, title
 from stream.agents import clicks as lane
 from stream.checkpoint import Checkpoints
 from stream.recommend.catalogue import Catalogue, Product
 from stream.settings import ROOT, Settings
-from stream.stack import WORKER, embedded_stack, environment
+from stream.stack import WORKER, environment
 from stream.status import read_lanes
 from stream.topics import ensure_topics
 from stream.transport import Block
@@ -279,7 +279,7 @@ async def through_faust(size: int, broker: str) -> Figures:
         await partition.take(source.clicks(RATE, RATE))
         await partition.save()
     data = partition.store.data
-    async with servers(broker) as settings:
+    async with servers(broker, partitions=1, group="state") as settings:
         await ensure_topics(settings)
         empty = await started(settings)
         topic = f"{settings.topic(settings.group)}-clicks-state-changelog"
@@ -295,21 +295,6 @@ async def through_faust(size: int, broker: str) -> Figures:
     }
 
 
-@asynccontextmanager
-async def servers(broker: str) -> AsyncIterator[Settings]:
-    """A store and a broker: ``embedded`` (Tansu) or ``apache`` (Kafka, as the tests start it)."""
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings(home=Path(home), triton="", idle_seconds=0, partitions=1, group="state")
-        async with embedded_stack(settings, workers=0) as stack:
-            if broker == "embedded":
-                yield stack.settings
-                return
-            from tests.servers import start_kafka
-
-            with start_kafka(Path(home) / "kafka") as kafka:
-                yield stack.settings.model_copy(update={"broker": kafka.address})
-
-
 def fill(settings: Settings, topic: str, data: dict[bytes, bytes]) -> None:
     """Write the records one by one: Tansu tells a short end of a topic whose last batch is long."""
     producer = Producer({"bootstrap.servers": settings.broker, "linger.ms": 0, "log_level": 0})
@@ -322,14 +307,13 @@ def fill(settings: Settings, topic: str, data: dict[bytes, bytes]) -> None:
 
 async def started(settings: Settings, watermark: int = 0) -> float:
     """Start a worker; seconds to its readiness. Raises unless it has a watermark of at least ``watermark`` then."""
-    log = settings.home / "worker.log"
     begun = time.perf_counter()
-    with log.open("wb") as output:
+    with (settings.home / "worker.log").open("wb") as output:
         worker = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings), stderr=output)
     try:
         while not (settings.home / "worker-0.ready").exists():
             if worker.returncode is not None or time.perf_counter() - begun > READY_SECONDS:
-                raise RuntimeError(f"the worker is not ready: {log.read_text(errors='replace')[-2_000:]}")
+                raise RuntimeError(f"the worker is not ready: {tail(settings)}")
             await asyncio.sleep(0.02)
         seconds = time.perf_counter() - begun
         while not (lanes := read_lanes(settings)):  # noqa: ASYNC110

@@ -22,11 +22,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import compress, islice
@@ -40,11 +39,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import result
+from bench.stack import alive, servers, tail, workers
 from bench.workload import START, Clicks, catalogue, events, fill
 from stream.agents import clicks as lane
 from stream.recommend.catalogue import Catalogue, Product
 from stream.settings import ROOT, Settings
-from stream.stack import WORKER, embedded_stack, environment
 from stream.status import read_lanes, totals, wait_until_caught_up
 from stream.topics import ensure_topics
 from stream.transport import Block
@@ -77,59 +76,33 @@ async def compare(broker: str, count: int, peers: Iterable[str], profile: bool) 
     clicks = events(count)
     async with servers(broker) as settings:
         rows = []
-        for name, (products, workers) in RUNS.items():
+        for name, (products, count_of_workers) in RUNS.items():
             run = settings.model_copy(update={"prefix": f"{name}-"})
             await ensure_topics(run)
             begun = time.perf_counter()
             await asyncio.to_thread(fill, run, clicks, products)
             say(f"{name}: {count:,} clicks in the topic after {time.perf_counter() - begun:.1f} s")
-            rows.append({"peer": name} | await through_the_workers(run, clicks, workers, profile))
+            rows.append({"peer": name} | await through_the_workers(run, clicks, count_of_workers, profile))
         settings = run
         rows += [await asyncio.to_thread(through_a_peer, name, settings, clicks) for name in peers]
     return rows
 
 
-@asynccontextmanager
-async def servers(broker: str) -> AsyncIterator[Settings]:
-    """A store and a broker: ``embedded`` (Tansu) or ``apache`` (Kafka, as the tests start it). Nothing scores texts."""
-    with tempfile.TemporaryDirectory() as home:
-        async with embedded_stack(Settings(home=Path(home), triton="", idle_seconds=0), workers=0) as stack:
-            if broker == "embedded":
-                yield stack.settings
-                return
-            from tests.servers import start_kafka
-
-            with start_kafka(Path(home) / "kafka") as kafka:
-                yield stack.settings.model_copy(update={"broker": kafka.address})
-
-
 async def through_the_workers(settings: Settings, clicks: Clicks, count: int, profile: bool) -> Figures:
     """Workers that find the clicks in the topic, from the readiness of all to the last click durable."""
-    log = settings.home / "worker.log"
-    with log.open("wb") as output:
-        numbered = [environment(settings) | {"RADAR_WORKER_INDEX": str(number)} for number in range(count)]
-        workers = [await asyncio.create_subprocess_exec(*WORKER, env=each, stderr=output) for each in numbered]
-    try:
-        while not all((settings.home / f"worker-{number}.ready").exists() for number in range(count)):
-            alive(workers, log)
-            await asyncio.sleep(0.02)
-        with sampled(workers[0].pid, settings.home / "profile") if profile else nullcontext():
+    async with workers(settings, count) as running:
+        with sampled(running[0].pid, settings.home / "profile") if profile else nullcontext():
             begun, done = time.perf_counter(), clicks_saved(settings)
-            before = sum(cpu_seconds(worker.pid) for worker in workers)
+            before = sum(cpu_seconds(worker.pid) for worker in running)
             while clicks_saved(settings) < len(clicks):
-                alive(workers, log)
+                alive(settings, running)
                 await asyncio.sleep(0.02)
             seconds = time.perf_counter() - begun
-            cpu = sum(cpu_seconds(worker.pid) for worker in workers) - before
+            cpu = sum(cpu_seconds(worker.pid) for worker in running) - before
             if not await wait_until_caught_up(settings, int(clicks.ts.max()) + settings.session_gap_ms):
-                raise RuntimeError(f"the workers did not finish: {tail(log)}")
+                raise RuntimeError(f"the workers did not finish: {tail(settings)}")
             closed = time.perf_counter() - begun
         counts = totals(read_lanes(settings))[settings.topic("clicks")]
-    finally:
-        for worker in workers:
-            if worker.returncode is None:
-                worker.terminate()
-            await worker.wait()
     figures = {
         "version": f"{OURS} {version(OURS)}",
         "events": len(clicks),
@@ -142,11 +115,6 @@ async def through_the_workers(settings: Settings, clicks: Clicks, count: int, pr
         "positions": [len(clicks)] * settings.partitions,
     }
     return figures | {"remark": remark(figures, settings, clicks)}
-
-
-def alive(workers: Iterable[asyncio.subprocess.Process], log: Path) -> None:
-    if any(worker.returncode is not None for worker in workers):
-        raise RuntimeError(f"a worker ended: {tail(log)}")
 
 
 def clicks_saved(settings: Settings) -> int:
@@ -210,10 +178,6 @@ def cpu_seconds(pid: int) -> float:
     """CPU time of all threads of a process so far, in user and kernel mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-2_000:]
 
 
 def say(what: str) -> None:

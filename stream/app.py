@@ -249,7 +249,6 @@ class Radar:
         if self._watcher is not None:
             self._watcher.cancel()
         self.lanes.clear()
-        await self.sink.close()
 
     async def _stop(self, keys: set[TP]) -> None:
         tasks = [self._tasks.pop(key) for key in keys]

@@ -172,10 +172,8 @@ class Fusion:
 
     def _text(self, message: Message, effects: Effects) -> str:
         said, start = read_text(message), self._floor(message["ts"])
-        if self._repeated(message):
-            return "repeated"
-        if late := self._hold(message, start, message["mark"]):
-            return late
+        if aside := self._set_aside(message, start, message["mark"]):
+            return aside
         if not self._remember(start, said):
             return "redelivered"
         pane = self._panes[start]
@@ -187,10 +185,8 @@ class Fusion:
     def _behaviour(self, message: Message, effects: Effects) -> str:
         places, counts, shelves = read_behaviour(message)
         start = self._floor(message["pane"])
-        if self._repeated(message):
-            return "repeated"
-        if late := self._hold(message, start, message["seq"][0] - self._length):
-            return late
+        if aside := self._set_aside(message, start, message["seq"][0] - self._length):
+            return aside
         count_behaviour(self._panes[start], places, counts, shelves)
         self._tallied.changed[start].update(places)
         self._make_room(start, effects, self._limit + self._limit // 8)
@@ -198,10 +194,8 @@ class Fusion:
 
     def _request(self, message: Message, effects: Effects) -> str:
         asked, start = read_request(message), self._floor(message["ts"])
-        if self._repeated(message):
-            return "repeated"
-        if late := self._hold(message, start, message["mark"]):
-            return late
+        if aside := self._set_aside(message, start, message["mark"]):
+            return aside
         if not self._remember(start, asked):
             return "redelivered"
         count_request(self._requests[start], asked)
@@ -211,10 +205,8 @@ class Fusion:
 
     def _queries(self, message: Message, effects: Effects) -> str:
         queries, start = read_queries(message), self._floor(message["pane"])
-        if self._repeated(message):
-            return "repeated"
-        if late := self._hold(message, start, message["seq"][0] - self._length):
-            return late
+        if aside := self._set_aside(message, start, message["seq"][0] - self._length):
+            return aside
         count_queries(self._requests[start], queries)
         self._asked.changed[start].update(terms for terms, _, _ in queries)
         self._bound_requests(start, effects, self._limit + self._limit // 8)
@@ -226,6 +218,10 @@ class Fusion:
         for alert in self._engine.act(action):
             self._tell(alert, effects)
         return "actions"
+
+    def _set_aside(self, message: Message, start: int, mark: int) -> str:
+        """Why a message is not counted now; "" for one that is."""
+        return "repeated" if self._repeated(message) else self._hold(message, start, mark)
 
     def _repeated(self, message: Message) -> bool:
         last = self._applied.get(message["source"])

@@ -35,8 +35,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.detect.columns import Columns
 from stream.detect.forecast import WINSOR, Floats, Forecast, Mask, Settings
+from stream.detect.matrix import Matrix
 from stream.detect.tails import log_beta, log_lower, log_upper, nb_shape
 
 KINDS: Final = ("burst", "ramp", "silence")
@@ -71,7 +71,7 @@ def fields(settings: Settings) -> dict[str, int]:
     }  # fmt: skip
 
 
-def push(settings: Settings, state: Columns, pane: int, seen: Floats, expected: Floats, exposure: Floats) -> None:
+def push(settings: Settings, state: Matrix, pane: int, seen: Floats, expected: Floats, exposure: Floats) -> None:
     """Put a pane into its ring and block."""
     place, block = pane % settings.ring, pane // settings.ring % settings.blocks
     state["seen"][place], state["expected"][place], state["given"][place] = seen, expected, exposure
@@ -81,7 +81,7 @@ def push(settings: Settings, state: Columns, pane: int, seen: Floats, expected: 
     state["block_expected"][block] += expected
 
 
-def windows(settings: Settings, state: Columns, pane: int, spread: Floats, doubt: Floats) -> list[Window]:
+def windows(settings: Settings, state: Matrix, pane: int, spread: Floats, doubt: Floats) -> list[Window]:
     """The windows that end with ``pane``; ``spread`` by window and series."""
     found: list[Window] = []
     for number, length in enumerate(settings.windows):
@@ -100,7 +100,7 @@ def windows(settings: Settings, state: Columns, pane: int, spread: Floats, doubt
     return found
 
 
-def spreads(state: Columns, group: NDArray[np.int64]) -> Floats:
+def spreads(state: Matrix, group: NDArray[np.int64]) -> Floats:
     """Dispersion (variance over mean) by window and series, shrunk towards that of its group."""
     squares, sums = state["squares"], state["sums"]
     groups = int(group.max(initial=0)) + 1
@@ -113,7 +113,7 @@ def spreads(state: Columns, group: NDArray[np.int64]) -> Floats:
     return np.maximum(result, LEAST_SPREAD)
 
 
-def learn_spreads(settings: Settings, state: Columns, found: list[Window], usable: Mask) -> None:
+def learn_spreads(settings: Settings, state: Matrix, found: list[Window], usable: Mask) -> None:
     """Take in the windows, each by its part of a new one; residuals are winsorised, and doubt is taken out."""
     forget = settings.decay(settings.memory)
     for number, window in enumerate(found):
@@ -124,7 +124,7 @@ def learn_spreads(settings: Settings, state: Columns, found: list[Window], usabl
         state["sums"][number] = state["sums"][number] * forget + part * sure * window.expected
 
 
-def learn_days(settings: Settings, state: Columns, pane: int, usable: Mask) -> None:
+def learn_days(settings: Settings, state: Matrix, pane: int, usable: Mask) -> None:
     """The dispersion of whole days (``Settings.together``), at the end of each."""
     if (pane + 1) % settings.together_panes:
         return
@@ -136,7 +136,7 @@ def learn_days(settings: Settings, state: Columns, pane: int, usable: Mask) -> N
     state["day_seen"] = state["day_expected"] = 0
 
 
-def day_spread(state: Columns) -> Floats:
+def day_spread(state: Matrix) -> Floats:
     return np.maximum(
         (PRIOR_SPREAD * FIRST_SPREAD + state["day_squares"]) / (PRIOR_SPREAD + state["day_sums"]), LEAST_SPREAD
     )
@@ -177,7 +177,7 @@ def silence(settings: Settings, found: list[Window], spread: Floats, doubt: Floa
     return np.asarray(np.maximum(total / len(long), nothing))
 
 
-def ramp(state: Columns, seen: Floats, forecast: Forecast, spread: Floats, frozen: Mask) -> Floats:
+def ramp(state: Matrix, seen: Floats, forecast: Forecast, spread: Floats, frozen: Mask) -> Floats:
     """Evidence of a slowly risen rate, by series; moves the sums."""
     mean = forecast.mean * (1 + np.sqrt(forecast.rate_doubt))
     count = np.minimum(seen, mean + WINSOR * np.sqrt(mean * spread) + 1)
@@ -192,7 +192,7 @@ def ramp(state: Columns, seen: Floats, forecast: Forecast, spread: Floats, froze
     return np.asarray(np.maximum(np.logaddexp.reduce(sums, axis=0) - np.log(len(RISES)), 0.0) / LN10)
 
 
-def surprise(settings: Settings, state: Columns, kind: str, evidence: Floats, usable: Mask, events: Floats) -> Floats:
+def surprise(settings: Settings, state: Matrix, kind: str, evidence: Floats, usable: Mask, events: Floats) -> Floats:
     """What evidence is worth in time (see above), from what was known before; then takes it in.
 
     ``events``: what the longest window expects, in counts over their dispersion.
@@ -211,7 +211,7 @@ def surprise(settings: Settings, state: Columns, kind: str, evidence: Floats, us
     return result
 
 
-def learn_runs(settings: Settings, state: Columns, kind: str, above: Floats, usable: Mask, most: float) -> None:
+def learn_runs(settings: Settings, state: Matrix, kind: str, above: Floats, usable: Mask, most: float) -> None:
     """Count runs, and how far each goes."""
     forget = settings.decay(settings.memory)
     peak, calm = state[f"{kind}_peak"], state[f"{kind}_calm"]

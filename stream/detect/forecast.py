@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.detect.columns import Columns
+from stream.detect.matrix import Matrix
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -109,7 +109,7 @@ class Forecast(NamedTuple):
 class Forecaster:
     """Rates and seasons of many series; ``state`` must have the fields of :meth:`Settings.fields`."""
 
-    def __init__(self, settings: Settings, state: Columns) -> None:
+    def __init__(self, settings: Settings, state: Matrix) -> None:
         self._settings, self._state = settings, state
         self._decay, self._slow_decay = settings.decay(settings.half_life), settings.decay(settings.half_life * SLOWER)
         self._shadow_decay = settings.decay(settings.half_life / SHADOW)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from stream.detect import evidence
 from stream.detect.calendars import PLAIN
-from stream.detect.columns import Columns
 from stream.detect.evidence import KINDS, Window
 from stream.detect.forecast import Floats, Forecaster, Mask, Settings
+from stream.detect.matrix import Matrix
 from stream.detect.score import Score, Statistic, rounded
 from stream.detect.spike import band
 
@@ -45,7 +45,7 @@ class Panel:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
-        self.state = Columns(self.settings.fields() | evidence.fields(self.settings))
+        self.state = Matrix(self.settings.fields() | evidence.fields(self.settings))
         self._forecaster = Forecaster(self.settings, self.state)
         self.parents: NDArray[np.int64] = np.zeros(0, np.int64)
         self.shares: Mask = np.zeros(0, bool)

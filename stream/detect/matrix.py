@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-class Columns:
+class Matrix:
     """Named rows of one matrix of 64-bit floats."""
 
     def __init__(self, fields: Mapping[str, int]) -> None:
