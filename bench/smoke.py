@@ -26,6 +26,7 @@ from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from bench.stack import tail, workers
 from serving.client import TritonScorer
 from serving.local import LocalScorer
 from serving.scorer import Scorer
@@ -33,7 +34,7 @@ from stream.preprocess import prepare
 from stream.replay import Event, replay_events
 from stream.settings import Settings
 from stream.simulate import Shop
-from stream.stack import WORKER, embedded_stack, environment
+from stream.stack import embedded_stack
 from stream.status import wait_until_caught_up
 
 BATCH = 128
@@ -58,17 +59,11 @@ def texts(count: int) -> list[str]:
 async def through_the_worker(settings: Settings, count: int) -> tuple[float, int]:
     """Clicks per second of a worker that finds them in the topic, from its readiness to all of them durable."""
     summary = await replay_events(clicks(count), settings)
-    worker = await asyncio.create_subprocess_exec(*WORKER, env=environment(settings))
-    try:
-        while not (settings.home / "worker-0.ready").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    async with workers(settings, 1):
         begun = time.perf_counter()
         if not await wait_until_caught_up(settings, summary.last_ts + settings.session_gap_ms):
-            raise RuntimeError("the worker did not finish; its log is above")
+            raise RuntimeError(f"the worker did not finish: {tail(settings)}")
         return summary.sent["clicks"] / (time.perf_counter() - begun), summary.sent["clicks"]
-    finally:
-        worker.terminate()
-        await worker.wait()
 
 
 def librdkafka(settings: Settings) -> float:
