@@ -33,6 +33,7 @@ Span = tuple[int, int]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 UTTERANCES: Final = Path(__file__).parent / "utterances"
+ANNOTATIONS: Final = Path(__file__).parent / "annotations"
 
 #: Sentences the model is demonstrated on. Nothing like them may be trained on.
 DEMONSTRATION: Final = (
@@ -45,7 +46,7 @@ DEMONSTRATION: Final = (
 CUES: Final = re.compile(
     r"[?？退换赔补催券吗呢嘛]|缺货|断货|有货|到货|没货|什么时候|何时|多久|建议|希望|要是|如果|应该|最好|能不能|可不可以"
     r"|可以吗|有没有|怎么|如何|请问|谁知道|适合|适用|兼容|支持|匹配|投诉|举报|12315|曝光|推荐|优惠|便宜|降价|打折|活动"
-    r"|想买|要买|再买|还会|下单|回购|发货|快点|客服"
+    r"|想买|要买|再买|还会|下单|回购|发货|快点|客服|打算|准备|没收|没有收|没送|还没|未收|就好了|完美了|315|维权|帮忙"
     r"|\b(?:refund|return\w*|replace\w*|exchange|money back|wish\w*|hope|should|would|could|please|recommend\w*"
     r"|suggest\w*|discount|cheaper|coupon|sale|buy|order|stock|compatible|works? with|fits?|complain\w*|report|when|how"
     r"|need\w*)\b",
@@ -97,8 +98,17 @@ def key(text: str) -> str:
 
 def split_of(text: str) -> Split:
     """The frozen rule: SHA-1 of :func:`key` modulo 100; below 85 train, below 92 dev, else test."""
-    bucket = int(hashlib.sha1(key(text).encode()).hexdigest(), 16) % 100
+    bucket = int(_digest(text), 16) % 100
     return "train" if bucket < 85 else "dev" if bucket < 92 else "test"
+
+
+def identity(text: str) -> str:
+    """The name of a text that may not be written down here: the first 16 hex digits of SHA-1 of :func:`key`."""
+    return _digest(text)[:16]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(key(text).encode()).hexdigest()
 
 
 def data_folder() -> Path:
@@ -280,6 +290,15 @@ def dimabsa_laptop(data: Path) -> Iterator[Row]:
         yield aspect_row(item["Text"], "zh", "dimabsa_laptop", quads, mapping.LAPTOP)
 
 
+def diaasq(data: Path) -> Iterator[Row]:
+    """Chinese forum dialogues about mobile phones, turn by turn. Their labels name products, not our aspects, and are
+    not read: the texts serve annotation."""
+    for dialogue in json.loads((data / "diaasq" / "zh" / "train.json").read_text(encoding="utf-8")):
+        for turn in dialogue["sentences"]:
+            if text := clean(re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", turn)):
+                yield Row(text, "zh", "diaasq")
+
+
 def oats(data: Path) -> Iterator[Row]:
     """English fine-food reviews, for prices and deliveries; "conflict" is a contradiction and masks its aspect."""
     for line in (data / "oats_amazon_ff" / "quads_train.txt").read_text(encoding="utf-8").splitlines():
@@ -348,7 +367,59 @@ def suggestions(data: Path) -> Iterator[Row]:
 #: Most dev rows of one set: enough to choose a threshold, few enough to read in half a minute.
 DEV_ROWS: Final = 500
 #: Sets whose own "test" hash split is evaluated on; the others have an evaluation file or none at all.
-SPLIT_BY_HASH: Final = ("utterances", "online_shopping", "zhijiang")
+SPLIT_BY_HASH: Final = ("utterances", "online_shopping", "zhijiang", "annotated")
+
+#: The sets whose texts may be annotated, with all their files.
+ANNOTATED_SETS: Final[Mapping[str, Callable[[Path], Iterable[Row]]]] = {
+    "online_shopping": online_shopping,
+    "amazon": lambda data: (*amazon(data, "train"), *amazon(data, "test")),
+    "eprstmt": eprstmt,
+    "zhijiang": zhijiang,
+    "asqp_zh": lambda data: (*asqp(data, "zh", "train"), *asqp(data, "zh", "dev")),
+    "asqp_en": lambda data: (*asqp(data, "en", "train"), *asqp(data, "en", "dev")),
+    "acos_laptop": acos_laptop,
+    "dimabsa_laptop": dimabsa_laptop,
+    "diaasq": diaasq,
+    "oats": oats,
+}
+
+
+def annotated(data: Path, folder: Path = ANNOTATIONS) -> list[Row]:
+    """Real texts of the public sets with our labels: all demands but those masked, and where a line has "aspects" all
+    of these too, in place of the set's.
+
+    The texts are not ours to publish, so a line names its text by set and :func:`identity`. A ValueError names a line
+    whose text is not there. Evidence is known where a label is absent, or where the set gives it for the same opinion.
+    """
+    lines = [
+        (f"{path.name}, line {number}", json.loads(line))
+        for path in sorted(folder.glob("*.jsonl"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
+    readers = {name: ANNOTATED_SETS[name] for _, item in lines if (name := item["set"]) in ANNOTATED_SETS}
+    texts = {(name, identity(row.text)): row for name, read in readers.items() for row in unique(read(data))}
+    if lost := [place for place, item in lines if (item["set"], item["key"]) not in texts]:
+        raise ValueError(f"No text for the labels in {'; '.join(lost[:5])}: check their set and key, and {data}.")
+    return [_annotated(texts[item["set"], item["key"]], item) for _, item in lines]
+
+
+def _annotated(row: Row, item: Mapping[str, Any]) -> Row:
+    masked, demands, aspects = set(item.get("masked", ())), item["demands"], item.get("aspects", row.aspects)
+    known_demands = ALL_DEMANDS - masked
+    known_aspects = (ALL_ASPECTS if "aspects" in item else row.known_aspects) - masked
+    told = {name for name in row.known_spans if name in aspects and row.aspects.get(name) == aspects[name]}
+    absent = (known_aspects | known_demands) - aspects.keys() - demands.keys()
+    return replace(
+        row,
+        source=f"annotated/{row.source}",
+        sentiment=item.get("sentiment", row.sentiment),
+        aspects=aspects,
+        known_aspects=known_aspects,
+        demands=demands,
+        known_demands=known_demands,
+        spans={name: row.spans[name] for name in told if name in row.spans},
+        known_spans=absent | told,
+    )
 
 
 # --- selection ------------------------------------------------------------------------------------------------------
@@ -497,7 +568,7 @@ def tests(data: Path | None) -> dict[str, list[Row]]:
     ours = {"utterances": part(unique(utterances()), "test")}
     if data is None:
         return ours
-    return ours | {
+    found = ours | {
         "online_shopping": spread(part(unique(online_shopping(data)), "test"), 2000, lambda row: row.source),
         "eprstmt": unique(eprstmt(data)),
         "amazon": unique(amazon(data, "test")),
@@ -508,6 +579,9 @@ def tests(data: Path | None) -> dict[str, list[Row]]:
         "bitext": without_leaks(unique(bitext(data, "Testing")), [row.text for row in _bitext_part(data)])[0],
         "suggestions": unique(suggestions(data)),
     }
+    seen = {key(row.text) for rows in found.values() for row in rows}
+    real = [row for row in annotated(data) if split_of(row.text) == "test" or key(row.text) in seen]
+    return found | {f"annotated_{lang}": [row for row in real if row.lang == lang] for lang in ("zh", "en")}
 
 
 def mixture(data: Path | None) -> Mixture:
@@ -516,7 +590,9 @@ def mixture(data: Path | None) -> Mixture:
     texts = [row.text for rows in held_out.values() for row in rows]
     pool = {"utterances": unique(utterances())}
     if data is not None:
+        real = annotated(data)
         pool |= {
+            "annotated": real,
             "online_shopping": _shorter(unique(online_shopping(data)), 250),
             "amazon": _shorter(unique(amazon(data, "train")), 800),
             "zhijiang": unique(zhijiang(data)),
@@ -527,6 +603,10 @@ def mixture(data: Path | None) -> Mixture:
             "oats": unique(oats(data)),
             "bitext": _bitext_part(data),
             "clinc": spread(unique(clinc(data)), 1000, lambda row: row.source),
+        }
+        taken = {key(row.text) for row in real}
+        pool |= {
+            name: [row for row in pool[name] if key(row.text) not in taken] for name in ANNOTATED_SETS.keys() & pool
         }
     sets: dict[str, list[Row]] = {}
     dev: list[Row] = []
