@@ -30,7 +30,7 @@ from stream.sinks.kafka import KafkaOut
 #: What the label of each kind is called outside, in its place among FIELDS.
 LABEL = {
     "negative_spike": "aspect", "demand_surge": "demand", "price_sensitivity": "demand", "stock_risk": "label",
-    "unmet_demand": "term",
+    "unmet_demand": "term", "silence": "label",
 }  # fmt: skip
 KINDS, STATES = tuple(LABEL), ("open", "acknowledged", "silenced", "snoozed", "resolved")
 FIELDS = (

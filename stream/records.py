@@ -62,7 +62,7 @@ class Alert:
     """
 
     alert_id: str  # stays when the alert is opened again
-    kind: str  # "negative_spike" | "demand_surge" | "price_sensitivity" | "stock_risk" | "unmet_demand"
+    kind: str  # "negative_spike" | "demand_surge" | "price_sensitivity" | "stock_risk" | "unmet_demand" | "silence"
     scope: Literal["product", "category", "shop"]
     product_id: str  # "" but in product scope
     category: str

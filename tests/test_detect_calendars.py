@@ -2,7 +2,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from stream.detect.calendars import DOUBT, PLAIN, Event, effect
+from stream.detect.calendars import DOUBT, EVENTS, PLAIN, Event, KnownDays
+
+
+def effect(ts, events=EVENTS, zone="UTC"):
+    return KnownDays(events, zone).effect(ts)
 
 
 def at(text):
@@ -24,7 +28,7 @@ def test_other_days_are_plain():
 def test_days_begin_by_the_clock_of_the_shop():
     before = at("2026-11-09T17:00:00")
     assert effect(before) == PLAIN
-    assert effect(before, offset_ms=8 * 3_600_000) == (3.0, DOUBT)
+    assert effect(before, zone="Asia/Shanghai") == (3.0, DOUBT)
 
 
 def test_events_run_over_the_end_of_a_year_and_the_last_one_counts():

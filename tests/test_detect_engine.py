@@ -189,7 +189,7 @@ def stream(counts):
 LOOSE = tuple(replace(rule, key_days=0.05, shop_per_day=20.0) for rule in DEFAULT_RULES)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(STREAMS)
 def test_stepping_through_empty_panes_equals_jumping_over_them(counts):
     panes = stream(counts)
@@ -201,7 +201,7 @@ def test_stepping_through_empty_panes_equals_jumping_over_them(counts):
     assert state(jumping) == state(walking)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(STREAMS, st.integers(1_000, 1_400), st.randoms())
 def test_saving_and_restoring_changes_nothing_to_the_last_bit(counts, cut, random):
     panes = stream(counts)
@@ -216,7 +216,7 @@ def test_saving_and_restoring_changes_nothing_to_the_last_bit(counts, cut, rando
     assert state(after) == state(whole)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(STREAMS, st.randoms())
 def test_the_order_of_the_cells_does_not_matter(counts, random):
     panes = stream(counts)
@@ -230,7 +230,7 @@ def test_the_order_of_the_cells_does_not_matter(counts, random):
     assert state(a) == state(b)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(STREAMS)
 def test_the_dirty_keys_are_all_that_must_be_saved(counts):
     panes, engine, saved = stream(counts), Engine(LOOSE), {}
@@ -246,7 +246,7 @@ def state(engine):
     return {key: engine.snapshot(key) for key in engine.known_keys() if engine.snapshot(key)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(COUNTS, min_size=4, max_size=40), st.integers(0, 1 << 32))
 def test_what_comes_late_is_in_the_windows_from_then_on(counts, seed):
     dice, panes = np.random.default_rng(seed), stream(dict(enumerate(counts)))
@@ -326,7 +326,7 @@ def test_series_that_faded_away_are_dropped_and_told_as_dirty():
     assert not any(key.shard for key in engine.known_keys())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(STREAMS, st.integers(1, 4))
 def test_of_too_many_silent_series_the_faintest_are_dropped(counts, limit):
     panes = stream(counts)
@@ -482,7 +482,7 @@ ACTIONS = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STREAMS, ACTIONS, st.integers(1_000, 1_400))
 def test_with_actions_too_saving_and_restoring_changes_nothing(counts, actions, cut):
     panes = stream(counts)

@@ -46,12 +46,10 @@ def test_saving_and_restoring_between_any_two_panes_changes_nothing(counts, data
     first = panel(3, parents, shares)
     run(first, counts[:cut])
     second = panel(3, parents, shares)
-    for series in range(3):
-        second.restore(series, first.save(series))
+    second.state.restore(first.state.save())
     rest = run(second, counts[cut:], cut)
     again = run(first, counts[cut:], cut)
-    for series in range(3):
-        assert second.save(series) == whole.save(series)
+    assert second.state.save().tobytes() == whole.state.save().tobytes()
     assert all(np.array_equal(rest[kind], again[kind]) for kind in KINDS)
 
 
@@ -69,7 +67,7 @@ def test_no_count_makes_a_surprise_that_is_no_number(counts, shares):
 
 def test_a_state_of_other_settings_is_refused():
     with pytest.raises(ValueError, match="of other settings"):
-        panel().restore(0, Panel().save(0) if Panel().size else b"\0" * 80)
+        panel().state.restore(np.zeros((80, 1)))
 
 
 def test_a_burst_is_found_at_once_and_told_in_figures():

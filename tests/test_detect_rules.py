@@ -224,7 +224,7 @@ A, DEMAND = "rules:\n  a:\n    kind: negative_spike\n    ", "rules: {a: {kind: d
         (A + "at_least: {severity: 11}", "4:16: rules.a.at_least.severity", "less than or equal to 10, not 11"),
         (A + "routes: [x]", "4:14: rules.a.routes[0]", "no route 'x'; there are none"),
         (A + "mute_during: [nigth]\ncalendars: {night: []}", "4:19: rules.a.mute_during[0]", "did you mean 'night'?"),
-        (A + "statistics: [ramp]", "4:18: rules.a.statistics[0]", "'ramp' is not computed yet; there is burst"),
+        (A + "statistics: [wave]", "4:18: rules.a.statistics[0]", "no value 'wave'; there are burst, ramp, silence"),
         (
             "rules:\n  a: {kind: demand_surge}\n  b: {kind: demand_surge, labels: [restock]}",
             "3:3: rules.b",

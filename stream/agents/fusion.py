@@ -123,6 +123,7 @@ class Fusion:
             model=model,
             max_silent=settings.max_keys,
             about=self._about,
+            days=first.days,
         )
         self._saved = b""
         self._tallied = Journal[Where]("panes", lambda start: self._panes[start], self._tally)
@@ -276,7 +277,7 @@ class Fusion:
         are left out."""
         if self._in_force() is not self._rules:
             self._rules = self._in_force()
-            self._engine.reload(self._rules.shared_by(self._partitions))
+            self._engine.reload(self._rules.shared_by(self._partitions), self._rules.days)
         last = self._floor(self._clock.value)
         ends = {start + self._length for start in (*self._panes, *self._requests) if self._closed_to <= start < last}
         for end in sorted({last, *ends, *(due for due in self._late if due < last)}):
@@ -461,6 +462,7 @@ class Fusion:
             self._tallied, self._read, self._held, self._series, self._asked, self._terms, self._traded,
         ):  # fmt: skip
             changes |= journal.dump()
+        changes |= self._engine.book.dump()
         clock = orjson.dumps([self._clock.dump(), self._closed_to, self._applied])
         if clock != self._saved:
             changes["clock"] = self._saved = clock
@@ -480,6 +482,7 @@ class Fusion:
             self._late[due][key] = message
         for _, series, row in self._series.load(segments):
             self._engine.restore(Key(*series), row)  # type: ignore[arg-type]
+        self._engine.book.load(segments)
         for start, terms, (reviews, chats, clicks, quotes) in self._asked.load(segments):
             self._requests[start][terms] = Cell(reviews, chats, clicks, list(read_quotes(quotes)))
         for _, term, row in self._terms.load(segments):

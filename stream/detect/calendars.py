@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 DOUBT: Final = 0.25  # relative variance of a factor: half up or down is no news
 PLAIN: Final = (1.0, 0.0)
@@ -72,13 +73,25 @@ EVENTS: Final = (
 )
 
 
-def effect(ts: int, offset_ms: int = 0, events: Iterable[Event] = EVENTS) -> tuple[float, float]:
-    """(Factor, its relative variance) at ``ts`` (epoch ms), where the shop's clock is ``offset_ms`` ahead of UTC."""
-    day = datetime.fromtimestamp((ts + offset_ms) / 1000, UTC).date()
-    found = PLAIN
-    for event in events:
-        for year in (day.year, day.year - 1):
-            begin = event.begins(year)
-            if begin and begin <= day < begin + timedelta(days=event.days):
-                found = (event.factor, DOUBT)
-    return found
+class KnownDays:
+    """The events that concern a shop, by its own clock."""
+
+    def __init__(self, events: Iterable[Event] = EVENTS, zone: str = "UTC") -> None:
+        self._events, self._zone = tuple(events), ZoneInfo(zone)
+        self._newest: tuple[date, tuple[float, float]] = (date.min, PLAIN)
+
+    def effect(self, ts: int) -> tuple[float, float]:
+        """(Factor, its relative variance) at ``ts``, epoch ms."""
+        day = datetime.fromtimestamp(ts / 1000, self._zone).date()
+        if day != self._newest[0]:
+            self._newest = (day, self._of(day))
+        return self._newest[1]
+
+    def _of(self, day: date) -> tuple[float, float]:
+        found = PLAIN
+        for event in self._events:
+            for year in (day.year, day.year - 1):
+                begin = event.begins(year)
+                if begin and begin <= day < begin + timedelta(days=event.days):
+                    found = (event.factor, DOUBT)
+        return found

@@ -4,11 +4,17 @@ Promises:
 
 - the alerts depend on event time, counts and actions alone: stepping through empty panes or jumping over them, the
   order of the cells, and saving and restoring between any two steps change nothing, to the last bit;
-- an alert opens when its window is improbable beyond the false-alarm budget and holds minimal evidence; what happens to
-  it then is said in :mod:`stream.detect.lifecycle`. Its last state keeps the figures and quotes of its worst window, so
+- a series is judged in one of two ways. While it is new: its last window against the texts of the shop and the product,
+  which know the hour and the promotion (:mod:`stream.detect.baseline`). Once it is *settled*, known for a week with
+  :data:`ADMITTED` counts or more: by its own season and trend in a :class:`~stream.detect.book.Book`, for bursts of
+  five minutes to half a day, slow ramps and silence, as its rule asks;
+- an alert opens when the evidence is improbable beyond the false-alarm budget and minimal; what happens to it then is
+  said in :mod:`stream.detect.lifecycle`. Its last state keeps the figures and quotes of its worst window, so
   that it still explains itself;
-- an incident does not become the baseline: while its window is raised a key learns little more than it expected; a
-  level that stays becomes the new normal within days;
+- an incident does not become the baseline: while its window is raised a new key learns little more than it expected,
+  and a settled one nothing while its alert is open; a level that stays becomes the new normal within days;
+- another model counts otherwise: after a restart with one nothing opens for a day (two of the longest windows), while
+  its levels are learnt;
 - what comes late for its pane is added there, so the windows judged from then on hold it; what was told stays told;
 - other rules take the place of the present ones between two steps (:meth:`Engine.reload`, or a restart with another
   file): baselines stay, an open alert goes on under the new version of its rule, and is resolved when that is gone.
@@ -39,12 +45,16 @@ from stream.detect.baseline import (
     read_quotes,
     write_quotes,
 )
+from stream.detect.book import IDLE_PANES, Book
+from stream.detect.calendars import KnownDays
 from stream.detect.cells import VOLUME, Cell, Key
 from stream.detect.copies import About
+from stream.detect.forecast import DAY, Settings
 from stream.detect.lifecycle import Action, Incident, Reading
 from stream.detect.policy import Rule, group_id
 from stream.detect.rules import DEFAULT_RULES
 from stream.detect.score import MOST, Score, rounded
+from stream.detect.settled import Seasons, Seen, is_share
 from stream.detect.spike import band, open_threshold, tail
 from stream.records import Alert, Quote, content_id
 
@@ -52,6 +62,9 @@ CLOCK: Final = Key("clock", "product", "", "", "")
 FORGOTTEN: Final = 0.01  # a silent series that remembers less than this is dropped
 LEAST_SURPRISE: Final = 0.3  # no budget is so large that what happens every other time is news
 SOURCES: Final = ("reviews", "chats", "clicks")
+ADMITTED: Final = 3.0  # counts, forgotten ones out, that a series needs for a season of its own
+MOST_ROWS: Final = 50_000  # series with a season of their own; the others stay new
+FROZEN_MS: Final = 3 * DAY  # how long an open alert keeps its series from learning
 
 
 class Engine:
@@ -60,6 +73,7 @@ class Engine:
     ``importance`` gives a key's part of the revenue relative to the average key of its scope (1); without it the part
     of the texts is taken. ``about`` gives what else there is to say of the window of a key, from a start to an end
     (epoch ms); it is asked when an alert opens or gets worse.
+    ``days`` are the shop's known days; None: the usual ones, in UTC.
     """
 
     def __init__(
@@ -72,6 +86,7 @@ class Engine:
         max_silent: int = 1_000_000,
         importance: Callable[[Key], float] | None = None,
         about: Callable[[Key, int, int], About] | None = None,
+        days: KnownDays | None = None,
     ) -> None:
         self.pane_ms = pane_ms
         self.window_panes = window_panes
@@ -80,6 +95,8 @@ class Engine:
         self.max_silent = max_silent
         self._importance = importance
         self._about = about
+        self.book = Book(Settings(pane_ms=pane_ms))
+        self._seasons = Seasons(self.book, self._rule, days or KnownDays())
         self._decay: float = 0.5 ** (1 / half_life_panes)
         self._tracks: dict[Key, Track] = {}
         self._volumes: Counter[str] = Counter()  # by scope: how many products or categories are known
@@ -87,10 +104,13 @@ class Engine:
         self._active: list[Key] = []  # keys and volumes with a window or an open alert
         self._dirty: set[Key] = set()
         self._clock: tuple[int, int] | None = None  # first and last pane
+        self._busy = 0  # the last pane in which anything came
+        self._shadow = 0  # the pane from which on the present model is trusted
         self.reload(rules)
 
-    def reload(self, rules: Iterable[Rule]) -> None:
+    def reload(self, rules: Iterable[Rule], days: KnownDays | None = None) -> None:
         """Let other rules be in force from the next step on. Raises ValueError for a rule that never gets a turn."""
+        self._seasons.days = days or self._seasons.days
         by_scope: dict[tuple[str, str], list[Rule]] = {}
         for rule in rules:
             for scope in rule.scopes:
@@ -164,9 +184,16 @@ class Engine:
         return bool(key.shard) and (key.kind == VOLUME or self._rule(key) is not None)
 
     def _pane(self, pane: int, pushes: Iterable[tuple[int, Mapping[Key, Cell]]], age: int) -> list[Alert]:
+        pushes = list(pushes)
+        if any(cells for _, cells in pushes):
+            self._busy = pane
         for counted, cells in pushes:
             self._push(counted, cells)
         self._forget(self._end(pane))
+        seen = self._learn(pane, pushes)
+        if seen:
+            over = [key for key in self._seasons.over(seen) if key in self._tracks]
+            self._active = sorted({*self._active, *over})
         if not self._active:
             self._sweep(pane)
             return []
@@ -177,7 +204,7 @@ class Engine:
             track = self._tracks[key]
             track.forget(pane, self._decay)
             track.level += track.expire(pane - self.window_panes + 1)
-        seen = (1 - self._decay**age) / (1 - self._decay)  # panes remembered
+        panes = (1 - self._decay**age) / (1 - self._decay)  # those remembered
         thresholds: dict[str, float] = {}
         changed = []
         for key in keys:
@@ -185,12 +212,21 @@ class Engine:
             assert rule is not None
             if rule.name not in thresholds:
                 thresholds[rule.name] = self._threshold(rule, len(keys))
-            alert = self._judge(key, rule, pane, thresholds[rule.name], seen)
+            alert = self._judge(key, rule, pane, thresholds[rule.name], panes, seen)
             if alert is not None:
                 changed.append(alert)
         self._active = [key for key in self._active if self._tracks[key].window or self._firing(key)]
         self._sweep(pane)
         return changed
+
+    def _learn(self, pane: int, pushes: list[tuple[int, Mapping[Key, Cell]]]) -> Seen | None:
+        if pane - self._busy > IDLE_PANES:
+            return None
+        end = self._end(pane)
+        frozen = [
+            key for key, incident in self._incidents.items() if incident.firing and end - incident.opened_at < FROZEN_MS
+        ]
+        return self._seasons.learn(pane, pushes, frozen, self._shadow)
 
     def _threshold(self, rule: Rule, keys: int) -> float:
         """The surprise at which an alert opens."""
@@ -225,7 +261,10 @@ class Engine:
                 changed.append(self._tell(key, ended, cause))
         gone = {key for key in self._tracks if key.shard and not self._watched(key)}
         for key in gone:
-            del self._tracks[key]
+            self._drop(key)
+        self.book.forget_rules()
+        for key in [key for key in self.book.rows if self._changed_nature(key)]:
+            self.book.release(key)
         self._active = [key for key in self._active if key not in gone]
         self._dirty |= gone
         return changed
@@ -263,13 +302,23 @@ class Engine:
         if crowded:  # make some room, so as not to come here again at once
             faint = [key for _, key in sorted(silent)[: max(len(faint), len(silent) - self.max_silent * 7 // 8)]]
         for key in faint:
-            del self._tracks[key]
-            self._volumes[key.scope] -= is_volume(key)
+            self._drop(key)
         self._dirty.update(faint)
+
+    def _drop(self, key: Key) -> None:
+        del self._tracks[key]
+        self._volumes[key.scope] -= is_volume(key)
+        if key in self.book.rows:
+            self.book.release(key)
+
+    def _changed_nature(self, key: Key) -> bool:
+        """Whether its rule now asks for a share where it was a count, or the other way round."""
+        rule = self._rule(key) if key in self._tracks else None
+        return rule is not None and is_share(rule) != self.book.is_share(key)
 
     # One key
 
-    def _judge(self, key: Key, rule: Rule, pane: int, open_at: float, seen: float) -> Alert | None:
+    def _judge(self, key: Key, rule: Rule, pane: int, open_at: float, panes: float, seen: Seen | None) -> Alert | None:
         track = self._tracks[key]
         label = self._track(key.shop, pane)
         self._dirty.add(key.shop)
@@ -281,23 +330,43 @@ class Engine:
         track.level += learnt
         label.level += learnt
 
-        expected = self._expect(key, rule, pane, track, label, seen)
+        expected = self._expect(key, rule, pane, track, label, panes)
         learn_spread(track, label, expected, 1 / self.window_panes)
-        surprise = surprise_of(track.observed, expected, rule)
+        season = self._seasons.judge(key, rule, seen, self._incidents.get(key)) if seen else None
+        if season is None:
+            surprise = surprise_of(track.observed, expected, rule)
+            self._admit(key, rule, pane, track, panes)
+        else:
+            assert seen is not None
+            surprise, open_at = season.surprise, seen.open_at[rule.name]
         incident = self._incidents.get(key)
+        if pane < self._shadow and lifecycle.is_quiet(incident):
+            track.dose = None
+            return None
         hot = lifecycle.is_hot(surprise, open_at, rule)
         if surprise < open_at and lifecycle.is_quiet(incident):
             track.dose = dose(track.observed, expected) / self.window_panes if hot else None
             return None
-        score = self._burst(pane, track.observed, expected, surprise)
+        score = season or self._burst(pane, track.observed, expected, surprise)
         if incident is not None and incident.firing and score.surprise <= incident.worst.score.surprise:
             reading = Reading(self._end(pane), score, open_at, 0, [])  # an alert keeps what its worst pane showed
         else:
-            low, high = band(expected.mean, expected.shape)
-            reading = self._reading(key, rule, pane, rounded(score._replace(lo=low, hi=high)), open_at)
+            if season is None:
+                low, high = band(expected.mean, expected.shape)
+                score = rounded(score._replace(lo=low, hi=high))
+            reading = self._reading(key, rule, pane, score, open_at)
         cause = self._live(key, rule, incident, reading)
+        if season and self._firing(key) and not (incident and incident.firing):
+            self.book.quieten(key)
         track.dose = dose(track.observed, expected) / self.window_panes if hot or self._firing(key) else None
         return self._tell(key, self._incidents[key], cause) if cause else None
+
+    def _admit(self, key: Key, rule: Rule, pane: int, track: Track, panes: float) -> None:
+        """Give a series that is worth it a row in the book."""
+        if len(self.book.rows) < MOST_ROWS and key not in self.book.rows and track.level + track.observed >= ADMITTED:
+            share = is_share(rule)
+            exposure = self._texts(key.volume, pane)[0] if share else panes
+            self.book.admit(key, share, track.level, max(exposure, track.level if share else 1.0))
 
     def _burst(self, pane: int, observed: float, expected: Expectation, surprise: float) -> Score:
         """More in the window than there should be; still without its band."""
@@ -376,7 +445,7 @@ class Engine:
             opened_at=incident.opened_at,
             closed_at=incident.closed_at,
             updated_at=incident.updated_at,
-            window_start=worst.end - self.window_panes * self.pane_ms,
+            window_start=score.since,
             window_end=worst.end,
             observed=score.observed,
             expected=round(score.expected, 4),
@@ -425,7 +494,7 @@ class Engine:
     def snapshot(self, key: Key) -> list[Any]:
         """The state of a key as plain JSON; empty when there is none (any more)."""
         if key == CLOCK:
-            return list(self._clock or ())
+            return [*self._clock, self._busy, self.model, self._shadow] if self._clock else []
         track, incident = self._tracks.get(key), self._incidents.get(key)
         if track is None and incident is None:
             return []
@@ -436,7 +505,10 @@ class Engine:
         if not state:
             return
         if key == CLOCK:
-            self._clock = (state[0], state[1])
+            first, last, self._busy, model, self._shadow = state
+            self._clock = (first, last)
+            if model != self.model:
+                self._shadow = last + 1 + self._seasons.shadow_panes
             return
         track, incident = state
         if incident:
@@ -449,8 +521,8 @@ class Engine:
 
 
 def surprise_of(observed: float, expected: Expectation, rule: Rule) -> float:
-    """-log10 of the chance of so many, to three decimals; 0 where the rule asks for more."""
-    if observed < rule.min_observed or observed < rule.min_ratio * expected.mean:
+    """-log10 of the chance of so many, to three decimals; 0 where the rule asks for more, or not for bursts."""
+    if "burst" not in rule.statistics or observed < rule.min_observed or observed < rule.min_ratio * expected.mean:
         return 0.0
     return round(min(MOST, -math.log10(max(tail(observed, expected.mean, expected.shape), 10**-MOST))), 3)
 

@@ -47,6 +47,7 @@ MOST_EXCESS: Final = 40.0  # mean excesses of the prior that a single run may te
 FIRST_SPREAD: Final = 1.5  # dispersion of a group that has shown nothing yet
 PRIOR_SPREAD: Final = 5.0  # counts that this is worth, and the group's to a series
 LEAST_SPREAD: Final = 1.05
+NO_RAMP: Final = -50.0  # logarithm of a sum that has seen nothing
 LN10: Final = float(np.log(10))
 
 
@@ -144,15 +145,15 @@ def day_spread(state: Matrix) -> Floats:
 
 def burst(found: list[Window], rate: Floats, share: Mask) -> Floats:
     """Evidence of too many, by window and series."""
-    result = np.zeros((len(found), len(rate)))
-    for number, window in enumerate(found):
-        rows = np.flatnonzero(window.seen > window.expected + np.sqrt(window.variance))
-        counts, shares = rows[~share[rows]], rows[share[rows]]
-        for some, tail in ((counts, log_upper), (shares, None)):
-            if len(some):
-                seen, expected, variance = window.seen[some], window.expected[some], window.variance[some]
-                logs = tail(seen, expected, variance) if tail else log_share(seen, expected, variance, rate[some])
-                result[number, some] = -logs / LN10
+    seen, expected, variance = (np.array([window[place] for window in found]) for place in (1, 2, 4))
+    result = np.zeros_like(expected)
+    high = seen > expected + np.sqrt(variance)
+    counts, shares = high & ~share, high & share
+    if counts.any():
+        result[counts] = -log_upper(seen[counts], expected[counts], variance[counts]) / LN10
+    if shares.any():
+        rates = np.broadcast_to(rate, seen.shape)[shares]
+        result[shares] = -log_share(seen[shares], expected[shares], variance[shares], rates) / LN10
     return result
 
 
@@ -167,11 +168,12 @@ def log_share(seen: Floats, expected: Floats, variance: Floats, rate: Floats) ->
 def silence(settings: Settings, found: list[Window], spread: Floats, doubt: Floats, gap: Floats) -> Floats:
     """Evidence of too few, by series. ``gap``: what was expected since the last count."""
     long = [window for window in found if window.panes >= settings.ring or len(found) == 1] or found[-1:]
-    total = np.zeros_like(gap)
-    for window in long:
-        rows = np.flatnonzero(window.seen < window.expected - np.sqrt(window.variance))
-        if len(rows):
-            total[rows] -= log_lower(window.seen[rows], window.expected[rows], window.variance[rows]) / LN10
+    seen, expected, variance = (np.array([window[place] for window in long]) for place in (1, 2, 4))
+    few = seen < expected - np.sqrt(variance)
+    logs = np.zeros_like(expected)
+    if few.any():
+        logs[few] = -log_lower(seen[few], expected[few], variance[few]) / LN10
+    total = logs.sum(axis=0)
     shape = nb_shape(np.maximum(gap, 1e-9), gap * spread[-1] + gap * gap * doubt)
     nothing = shape * np.log1p(gap / shape) / LN10
     return np.asarray(np.maximum(total / len(long), nothing))
@@ -188,7 +190,7 @@ def ramp(state: Matrix, seen: Floats, forecast: Forecast, spread: Floats, frozen
         risen = (1 + rise) * (spread - 1) / (1 + (1 + rise) * (spread - 1))
         log_ratio = count * np.log(risen / usual) + shape * np.log((1 - risen) / (1 - usual))
         moved = np.logaddexp(sums[number], 0.0) + log_ratio
-        sums[number] = np.where(frozen, sums[number], np.maximum(moved, -50.0))
+        sums[number] = np.where(frozen, sums[number], np.maximum(moved, NO_RAMP))
     return np.asarray(np.maximum(np.logaddexp.reduce(sums, axis=0) - np.log(len(RISES)), 0.0) / LN10)
 
 

@@ -163,7 +163,7 @@ class Forecaster:
             tilt = np.log(state["count"] / state["exposure"]) - np.log(state["slow_count"] / state["slow_exposure"])
             plausible = (self._drift * apart) ** 2
             trust = plausible / (plausible + spread / (2 * state["count"]))
-            drift = np.where((apart > 0) & (state["count"] > 0), trust * tilt / apart, 0.0)
+            drift = np.where((apart > 0) & (state["count"] > 0) & (state["exposure"] > 0), trust * tilt / apart, 0.0)
         return np.asarray(np.clip(drift, -self._drift, self._drift) * (age + self._settings.ring))
 
     def _season(self, pane: int, spread: Floats) -> tuple[Floats, Floats]:
@@ -208,13 +208,10 @@ class Forecaster:
         exposure = np.where(self.share, state["given"][place], season)
         expected = rate * exposure
         grown = state["age"] - self._settings.ring
-        highest = np.where(
-            shadow | (grown < self._settings.cycle_panes),
-            np.inf,
-            expected + WINSOR * np.sqrt(expected * spread) + SPARE,
-        )
+        open_minded = shadow | (grown < self._settings.cycle_panes)
+        highest = np.where(open_minded, np.inf, expected + WINSOR * np.sqrt(expected * spread) + SPARE)
         seen = np.minimum(state["seen"][place], highest)
-        weight = np.where(shadow, 1.0, (OUTLIER / np.maximum(state["off"], OUTLIER)) ** 2)
+        weight = np.where(open_minded, 1.0, (OUTLIER / np.maximum(state["off"], OUTLIER)) ** 2)
         weight *= (grown >= 0) & (state["held"] <= pane)
         for count, amount, decay in (
             ("count", "exposure", self._decay),

@@ -51,13 +51,13 @@ class Matrix:
     def clear(self, series: int) -> None:
         self._matrix[:, series] = 0
 
-    def save(self, series: int) -> bytes:
-        """All that is remembered of a series."""
-        return self._matrix[:, series].tobytes()
+    def save(self) -> Floats:
+        """All that is remembered: numbers by series."""
+        return self._matrix[:, : self.size].copy()
 
-    def restore(self, series: int, state: bytes) -> None:
-        """Raises ValueError for bytes that another layout has written."""
-        column = np.frombuffer(state)
-        if len(column) != len(self._matrix):
-            raise ValueError(f"a saved series of {len(column)} numbers, not {len(self._matrix)}: of other settings?")
-        self._matrix[:, series] = column
+    def restore(self, saved: Floats) -> None:
+        """Put back what :meth:`save` gave. Raises ValueError for what another layout has saved."""
+        if len(saved) != len(self._matrix):
+            raise ValueError(f"saved series of {len(saved)} numbers, not {len(self._matrix)}: of other settings?")
+        self.grow(saved.shape[1])
+        self._matrix[:, : saved.shape[1]] = saved

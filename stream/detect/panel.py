@@ -65,13 +65,6 @@ class Panel:
         """Forget a series; its place may be taken by another one."""
         self.state.clear(series)
 
-    def save(self, series: int) -> bytes:
-        return self.state.save(series)
-
-    def restore(self, series: int, state: bytes) -> None:
-        """Put back what :meth:`save` gave, after :meth:`place`."""
-        self.state.restore(series, state)
-
     def step(
         self,
         pane: int,
@@ -90,8 +83,8 @@ class Panel:
         frozen, shadow = (none if mask is None else mask for mask in (frozen, shadow))
         frozen = frozen & (state["age"] > WEEK_OF * settings.cycle_panes)  # what is hardly known would be stuck
         exposure = np.ones(self.size) if exposure is None else exposure
-        special = calendar != PLAIN
-        state["held"] = np.where(frozen | (special & ~self.shares), pane + 1, state["held"])
+        held = frozen | ((calendar != PLAIN) & ~self.shares)
+        state["held"] = np.where(held, pane + 1, state["held"])
         spread = evidence.spreads(state, self._group)
         days = np.maximum(evidence.day_spread(state), spread[-1])
         if pane >= settings.ring:
@@ -107,7 +100,6 @@ class Panel:
         last = windows[-1]
         state["off"] = np.abs(last.seen - last.expected) / np.sqrt(last.variance)
         silent = shadow | ((self.parents < 0) & (state["age"] <= settings.cycle_panes))
-        usable = ~(frozen | silent)
         bursts = evidence.burst(windows, forecast.rate, self.shares)
         found = {
             "burst": bursts.mean(axis=0),
@@ -117,9 +109,10 @@ class Panel:
         events = last.expected / spread[0]
         surprise = {kind: evidence.surprise(settings, state, kind, found[kind], ~silent, events) for kind in KINDS}
         state["panes"] = state["panes"] * settings.decay(settings.memory) + ~silent
-        state["ramp"] = np.where(silent, -50.0, state["ramp"])
-        evidence.learn_spreads(settings, state, windows, ~(frozen | shadow) & (state["age"] > 2 * settings.ring))
-        evidence.learn_days(settings, state, pane, usable)
+        state["ramp"] = np.where(silent, evidence.NO_RAMP, state["ramp"])
+        evidence.learn_spreads(settings, state, windows, ~(held | shadow) & (state["age"] > 2 * settings.ring))
+        known = (state["age"] > 2 * settings.cycle_panes) & (state["held"] <= pane + 1 - settings.together_panes)
+        evidence.learn_days(settings, state, pane, known & ~silent)
         return Step(pane, surprise, windows, bursts)
 
     def score(self, step: Step, series: int, kind: Statistic) -> Score:

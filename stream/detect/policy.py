@@ -13,6 +13,7 @@ from datetime import date, datetime
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
+from stream.detect.calendars import EVENTS, Event, KnownDays
 from stream.detect.cells import Key, Scope
 from stream.detect.score import Statistic
 from stream.records import content_id
@@ -171,6 +172,12 @@ class Rules:
     routes: Mapping[str, Route] = field(default_factory=dict)
     inhibitions: tuple[Inhibition, ...] = ()
     calendars: Mapping[str, Calendar] = field(default_factory=dict)
+    events: tuple[Event, ...] = EVENTS  # known days; of several on a day the last one counts
+    zone: str = "UTC"
+
+    @property
+    def days(self) -> KnownDays:
+        return KnownDays(self.events, self.zone)
 
     @property
     def version(self) -> str:

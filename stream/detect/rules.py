@@ -20,19 +20,19 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from serving.labels import ASPECTS, DEMANDS
+from stream.detect.calendars import EVENTS, Event
 from stream.detect.cells import Scope
 from stream.detect.policy import Calendar, GroupField, Inhibition, Matcher, Period, Route, Rule, Rules
-from stream.detect.score import Statistic
 from stream.records import content_id
 
 __all__ = ["DEFAULT_RULES", "SHIPPED", "Rule", "Rules", "RulesError", "RulesFile", "load_rules", "read_rules", "schema"]
 log = logging.getLogger(__name__)
 
 SHIPPED: Final = Path(__file__).parent / "rules.yaml"
-COMPUTED: Final = ("burst",)  # the statistics that the engine has
 #: The labels of a kind; of those not named here any text is one.
 LABELS: Final = {
     "negative_spike": ASPECTS, "demand_surge": DEMANDS, "price_sensitivity": ("discount",), "stock_risk": ("stock",),
+    "silence": ("texts", "clicks"),
 }  # fmt: skip
 UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 PERIOD_DAYS: Final = {"hour": 1 / 24, "day": 1.0, "week": 7.0, "month": 30.0, "year": 365.0}
@@ -137,12 +137,14 @@ class LeastPart(Part):
 
 
 class RulePart(Part):
-    kind: Literal["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand"]
+    kind: Literal["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand", "silence"]
     scopes: tuple[Scope, ...] = Field(default=("product",), min_length=1)
     labels: tuple[str, ...] = Field(default=(), description="only these aspects or demands; empty: all")
     categories: tuple[str, ...] = Field(default=(), description="only in these; empty: all")
     products: tuple[str, ...] = Field(default=(), description="only these product ids; empty: all")
-    statistics: tuple[Statistic, ...] = Field(default=("burst",), min_length=1)
+    statistics: tuple[Literal["burst", "ramp", "silence"], ...] = Field(
+        default=("burst",), min_length=1, description="which tests are asked; ramp and silence only of settled series"
+    )
     explained_by_volume: bool = Field(default=False, description="growth of all texts explains growth of this count")
     budget: BudgetPart = BudgetPart()
     at_least: LeastPart = LeastPart()
@@ -215,6 +217,16 @@ class RoutePart(Part):
     queue: int = Field(default=1_000, ge=1, description="alerts that may wait; more go to the dead letters")
 
 
+class EventPart(Part):
+    name: str
+    start: str = Field(description="MM-DD, YYYY-MM-DD or MM/nth-weekday (Monday 0): 11/4-4 is the fourth Friday")
+    days: int = Field(default=1, ge=1, le=62)
+    factor: float = Field(gt=0, le=100, description="what counts are multiplied by on these days, about")
+
+    def event(self) -> Event:
+        return Event(self.name, self.start, self.days, self.factor)
+
+
 class InhibitPart(Part):
     source: dict[Literal["kind", "scope", "label", "category", "rule"], str] = Field(min_length=1)
     target: dict[Literal["kind", "scope", "label", "category", "rule"], str] = Field(min_length=1)
@@ -223,10 +235,11 @@ class InhibitPart(Part):
 
 class FilePart(Part):
     version: Literal[1] = 1
-    timezone: Zone = Field(default="UTC", description="of the calendars")
+    timezone: Zone = Field(default="UTC", description="of the calendars and events")
     rules: dict[str, RulePart] = Field(min_length=1)
     routes: dict[str, RoutePart] = {}
     calendars: dict[str, tuple[PeriodPart, ...]] = {}
+    events: tuple[EventPart, ...] = Field(default=(), description="known days of this shop, beside the usual ones")
     inhibit: tuple[InhibitPart, ...] = ()
 
 
@@ -306,7 +319,9 @@ def convert(file: FilePart) -> Rules:
         )
         for part in file.inhibit
     )
-    return Rules(tuple(part.rule(name, calendars) for name, part in file.rules.items()), routes, inhibitions, calendars)
+    rules = tuple(part.rule(name, calendars) for name, part in file.rules.items())
+    events = (*EVENTS, *(part.event() for part in file.events))
+    return Rules(rules, routes, inhibitions, calendars, events, file.timezone)
 
 
 def inconsistencies(file: FilePart) -> Iterator[tuple[Place, str]]:
@@ -317,12 +332,6 @@ def inconsistencies(file: FilePart) -> Iterator[tuple[Place, str]]:
         for number, label in enumerate(rule.labels):
             if label not in LABELS.get(rule.kind, (label,)):
                 yield (*place, "labels", number), unknown(label, LABELS[rule.kind], f"label of a {rule.kind}")
-        for number, statistic in enumerate(rule.statistics):
-            if statistic not in COMPUTED:
-                yield (
-                    (*place, "statistics", number),
-                    f"{statistic!r} is not computed yet; there is {', '.join(COMPUTED)}",
-                )
         yield from _names(rule.routes, file.routes, "route", (*place, "routes"))
         yield from _names(rule.mute_during, file.calendars, "calendar", (*place, "mute_during"))
         if rule.products and "category" in rule.scopes:
@@ -340,6 +349,11 @@ def inconsistencies(file: FilePart) -> Iterator[tuple[Place, str]]:
             yield ("routes", name, "secret_env"), f"only webhooks are signed; a {route.to} takes none"
         if route.secret_env.startswith("RADAR_"):
             yield ("routes", name, "secret_env"), "names that begin with RADAR_ are those of settings; take another"
+    for number, part in enumerate(file.events):
+        try:
+            part.event().begins(2028)
+        except ValueError as error:
+            yield ("events", number, "start"), str(error)
     for name, periods in file.calendars.items():
         for number, period in enumerate(periods):
             if period.first and period.last and period.last < period.first:

@@ -35,6 +35,7 @@ BEHAVIOUR: Final = (
     (PANE_FEATURES.index("returns"), "demand/return_refund", CLICK_WEIGHT["demand_surge"]),
     (PANE_FEATURES.index("empty_searches"), "demand/restock", CLICK_WEIGHT["demand_surge"]),
 )
+VIEWS: Final = PANE_FEATURES.index("views")
 ABANDONS: Final = PANE_FEATURES.index("abandons")
 DISCOUNT: Final = "demand/discount"
 NO_BEHAVIOUR: Final = (0,) * len(PANE_FEATURES)
@@ -76,11 +77,16 @@ class Tally:
         """What the detectors count of it.
 
         Price sensitivity joins who asks for a discount with carts left standing of what the catalogue knows; the first
-        one of a product in a pane is everyday and not counted, which spares a series for most products.
+        one of a product in a pane is everyday and not counted, which spares a series for most products. What falls
+        silent, texts or clicks, is watched by category.
         """
         reviews, chats, *_ = self.texts
         if reviews or chats:
             yield Key(VOLUME, *where, ""), Cell(float(reviews), float(chats))
+            if where[0] == "category":
+                yield Key("silence", *where, "texts"), Cell(float(reviews), float(chats))
+        if where[0] == "category" and self.behaviour[VIEWS]:
+            yield Key("silence", *where, "clicks"), Cell(clicks=float(self.behaviour[VIEWS]))
         cells = dict(self.labels)
         if where[0] == "product":
             for place, name, weight in BEHAVIOUR:
