@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-all demo test test-kafka test-faults check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay bench-detect lock clean
+.PHONY: help setup setup-all demo test test-kafka test-faults check fmt train train-smoke evaluate bench-smoke bench-stream bench-state bench-latency bench-replay bench-detect bench-model lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,9 @@ bench-replay: setup-all  ## how many times faster than real time a recorded stre
 
 bench-detect: setup-all  ## outbreaks found at a budget of false alarms, beside peers; then cost, ramps, repeats
 	$(BIN)/python -m bench.detect
+
+bench-model: setup-all  ## texts/s of the text model, full and small, int8, fp32 and in PyTorch
+	$(BIN)/python -m bench.model
 
 lock: setup-all  ## write constraints.txt from the environment as installed
 	$(PIP) freeze --exclude-editable | grep -v '^demand-radar' > constraints.txt

@@ -32,6 +32,7 @@ class Outputs(NamedTuple):
     sentiment: Floats
     aspects: Floats
     demands: Floats
+    strangeness: Floats
     evidence: Floats
 
     def checked(self, texts: int, tokens: int) -> "Outputs":
@@ -41,8 +42,9 @@ class Outputs(NamedTuple):
             if tensor.shape != shapes[name]:
                 hint = " (Triton's Python must have numpy 1.26)" if tensor.size == 0 else ""
                 raise BadModelAnswer(f"'{name}' has shape {tensor.shape}, expected {shapes[name]}{hint}.")
-            if not np.isfinite(tensor).all() or tensor.min() < -0.01 or tensor.max() > 1.01:
-                raise BadModelAnswer(f"'{name}' holds values that are no probabilities: check the exported model.")
+            most = np.inf if name == "strangeness" else 1.01
+            if not np.isfinite(tensor).all() or tensor.min() < -0.01 or tensor.max() > most:
+                raise BadModelAnswer(f"'{name}' holds values that cannot be true: check the exported model.")
         for name in ("sentiment", "aspects"):
             if not np.allclose(getattr(self, name).sum(-1), 1, atol=0.01):
                 raise BadModelAnswer(f"'{name}' does not sum to one: check the exported model.")
@@ -55,6 +57,7 @@ def output_shapes(texts: int, tokens: int) -> dict[str, tuple[int, ...]]:
         "sentiment": (texts, len(POLARITIES)),
         "aspects": (texts, len(ASPECTS), len(ASPECT_STATES)),
         "demands": (texts, len(DEMANDS), 2),
+        "strangeness": (texts, 1),
         "evidence": (texts, tokens, len(EVIDENCE_LABELS)),
     }
 
@@ -85,6 +88,12 @@ class TextScore:
     score: float  # p(positive) - p(negative), in [-1, 1]
     aspects: tuple[Aspect, ...] = ()
     demands: tuple[Demand, ...] = ()
+    strangeness: float = 0.0  # distance from shop language
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the text is farther from shop language than all but 2 % of shop texts: do not rely on the rest."""
+        return self.strangeness > 1
 
 
 #: The score of a text that says nothing.
@@ -99,6 +108,7 @@ def decode(
         np.round(tensor.astype(np.float64), DECIMALS)
         for tensor in (outputs.sentiment, outputs.aspects, outputs.demands)
     )
+    strangeness = np.round(outputs.strangeness[:, 0].astype(np.float64), DECIMALS).tolist()
     label = sentiment.argmax(1).tolist()
     score = (np.round(sentiment[:, 2] - sentiment[:, 0], DECIMALS) + 0.0).tolist()  # no -0.0
     speaks_of = np.round(1 - aspects[:, :, 0], DECIMALS)
@@ -118,7 +128,7 @@ def decode(
             prob, strength = demands[row, column - len(ASPECTS)].tolist()
             found[row][1].append(Demand(EVIDENCE_LABELS[column], strength, prob, evidence))
     return [
-        TextScore(POLARITIES[label[row]], score[row], tuple(aspects), tuple(demands))
+        TextScore(POLARITIES[label[row]], score[row], tuple(aspects), tuple(demands), strangeness[row])
         for row, (aspects, demands) in enumerate(found)
     ]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-NAMES = ("sentiment", "aspects", "demands", "evidence")
+NAMES = ("sentiment", "aspects", "demands", "strangeness", "evidence")
 Array = npt.NDArray[np.float32]
 
 
@@ -27,13 +27,19 @@ class Forward:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(str(model_file), options, providers=["CPUExecutionProvider"])
+        offered = {output.name for output in self._session.get_outputs()}
+        self._names = [name for name in NAMES if name in offered]
         self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "forward")
 
     def __call__(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> dict[str, Array]:
-        """int64 [B, T] twice -> the output tensors of serving/labels.py; evidence of padding is 0."""
+        """int64 [B, T] twice -> the output tensors of serving/labels.py; evidence of padding is 0.
+
+        A model of before version 2 cannot tell strange texts: to it none is, 0.
+        """
         lengths = mask.sum(axis=1).tolist()
         answers = list(self._pool.map(self._read, [row[:length] for row, length in zip(ids, lengths, strict=True)]))
-        outputs = {name: np.stack([answer[place] for answer in answers]) for place, name in enumerate(NAMES[:-1])}
+        outputs = {name: np.stack([answer[place] for answer in answers]) for place, name in enumerate(self._names[:-1])}
+        outputs.setdefault("strangeness", np.zeros((len(ids), 1), np.float32))
         evidence = np.zeros((*ids.shape, answers[0][-1].shape[-1]), np.float32)
         for row, answer in enumerate(answers):
             evidence[row, : lengths[row]] = answer[-1]
@@ -44,4 +50,4 @@ class Forward:
 
     def _read(self, ids: npt.NDArray[np.int64]) -> list[Array]:
         feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
-        return [output[0] for output in self._session.run(NAMES, feed)]
+        return [output[0] for output in self._session.run(self._names, feed)]

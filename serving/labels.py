@@ -3,7 +3,8 @@
 One place for the names, in the order of the model's output columns. Training, export, decoding, detectors and
 the page all import it; the order is part of the model's interface, so append, never reorder.
 
-Output tensors of one forward pass over a batch of B texts padded to T tokens (all float32, already probabilities):
+Output tensors of one forward pass over a batch of B texts padded to T tokens (all float32; all but strangeness are
+probabilities):
 
 ==============  ============  ==========================================================================
 name            shape         meaning
@@ -11,6 +12,7 @@ name            shape         meaning
 ``sentiment``   [B, 3]        softmax over :data:`POLARITIES`, for the text as a whole
 ``aspects``     [B, 13, 4]    per aspect a softmax over :data:`ASPECT_STATES` (absent first)
 ``demands``     [B, 10, 2]    per demand: probability that it is present, and its strength in [0, 1]
+``strangeness`` [B, 1]        distance from shop language; beyond 1 lie 2 % of the shop texts that it was measured on
 ``evidence``    [B, T, 23]    per token and label (13 aspects, then 10 demands): probability that the token is evidence
 ==============  ============  ==========================================================================
 """

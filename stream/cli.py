@@ -11,7 +11,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -431,7 +432,8 @@ def score(text: tuple[str, ...], as_json: bool) -> None:
     """What the model reads in TEXT, or in each line of stdin (plain text, or JSONL with a "text" field).
 
     One JSON object a line: sentiment, aspects and demands with evidence spans (code points of the text as given),
-    keywords, entities. Personal data is masked. Through Triton where one runs, else in this process.
+    strangeness (above 1: out of domain, do not rely on the rest), keywords, entities. Personal data is masked. Through
+    Triton where one runs, else in this process.
     """
     from stream.understand import score_lines
 
@@ -461,6 +463,9 @@ def explain(text: tuple[str, ...]) -> None:
     async def work() -> None:
         clean = prepare(" ".join(text)).clean
         async with await open_ready_scorer(Settings()) as scorer:
+            (score,) = await scorer.score([clean])
+            if score.foreign:
+                click.echo(strange(score.strangeness))
             for reason in await reasons_for(scorer, clean):
                 words = " … ".join(clean[start:end] for start, end in reason.evidence)
                 click.echo(
@@ -472,6 +477,117 @@ def explain(text: tuple[str, ...]) -> None:
     run(work())
 
 
+@main.command()
+@click.option("--product", default="", metavar="ID", help="Only texts about this product.")
+@click.option("--category", default="", metavar="NAME", help="Only texts about products of this category.")
+@click.option("--since", default="24h", show_default=True, help="The period: from then to the newest text; see below.")
+@click.option("--count", default=12, show_default=True, help="Terms to show.")
+@json_option
+def terms(product: str, category: str, since: str, count: int, as_json: bool) -> None:
+    """The words that stand out in the texts of a period against the four weeks before it, with quotes.
+
+    Of a product, a category or the whole shop. 2h and 3d count back from the newest text that is stored;
+    2026-01-31T08:00 and epoch milliseconds are times of their own. A text that is sent again counts once.
+    """
+    from stream import alerts as reader
+    from stream import keyterms as room
+
+    if product and category:
+        raise click.UsageError("--product and --category exclude each other")
+    try:
+        reader.since_ms(since, 0)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+    async def work() -> list[dict[str, Any]]:
+        async with reader.source(Settings()) as source:
+            until = await room.newest(source) + 1
+            begin = max(0, reader.since_ms(since, until))
+            return await room.read(source, begin, until, product=product, category=category, most=count)
+
+    found = run(work())
+    if as_json:
+        for term in found:
+            show(term)
+    elif found:
+        output().print(room.as_table(found))
+    else:
+        console.print("no term stands out; a longer --since has more texts to compare")
+
+
+@main.group()
+def label() -> None:
+    """New labels from a few examples, and the texts that are worth a label. Needs the training packages.
+
+    PAST is JSONL with a "text" field, or a text a line; - is stdin:
+
+    \b
+    radar dump --canonical --table signals | radar label preview - --label gift_wrap \\
+        --definition 'Asks for gift wrapping.' --examples few.txt
+    """
+
+
+@contextmanager
+def labels_room() -> Iterator[tuple[Any, Any]]:
+    """The module behind the commands and the model that it reads with; what is missing, as one line."""
+    from serving.card import read_card
+    from serving.errors import ModelMissing
+
+    try:
+        from training import label as room
+
+        yield room, read_card(Settings().model_repo, Settings().model)
+    except ImportError as error:
+        click.echo(f"radar: {error.name} is missing: labels need pip install 'demand-radar[training]'", err=True)
+        sys.exit(BROKEN)
+    except (ModelMissing, SystemExit) as error:
+        click.echo(f"radar: {error}", err=True)
+        sys.exit(BROKEN)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@label.command()
+@click.argument("past", type=click.File(encoding="utf-8"))
+@click.option("--label", "name", required=True, help="What to call it.")
+@click.option("--definition", required=True, help="One sentence; it is learnt from, too.")
+@click.option("--examples", required=True, type=click.File(encoding="utf-8"), help="8 to 32 texts that have the label.")
+@click.option("--count", default=10, show_default=True, help="Texts to show of each kind.")
+@json_option
+def preview(past: Any, name: str, definition: str, examples: Any, count: int, as_json: bool) -> None:
+    """What a new label would have found in PAST, surest first, and the texts on its border."""
+    with labels_room() as (room, card):
+        few = [definition, *room.texts_of(examples)]
+        seen = room.preview(room.embedding(card), name, few, room.texts_of(past), count)
+    kinds = {"found": seen.found if as_json else seen.found[:count], "border": seen.border}
+    if as_json:
+        texts = {kind: [{"prob": prob, "text": text} for prob, text in pairs] for kind, pairs in kinds.items()}
+        show({"label": name, "texts": seen.texts, **texts}, indent=True)
+        return
+    click.echo(f"{name}: {len(seen.found)} of {seen.texts} texts. The surest, then those on the border:")
+    for pairs in kinds.values():
+        click.echo("".join(f"\n  {prob:.2f}  {text}" for prob, text in pairs)[1:] + "\n")
+
+
+@label.command()
+@click.argument("past", type=click.File(encoding="utf-8"))
+@click.option("--count", default=20, show_default=True, help="Texts to write.")
+def queue(past: Any, count: int) -> None:
+    """The texts of PAST that are worth a person's label, as rows to correct (JSONL on stdout).
+
+    In turn those of which the model is least certain, and those least like what it was trained on.
+    """
+    with labels_room() as (room, card):
+        for row in room.rows_to_fill_in(card, room.texts_of(past), count):
+            show(row)
+
+
+def strange(strangeness: float) -> str:
+    return (
+        f"out of domain: {strangeness:.2f} times as far from shop language as 98 % of shop texts; do not rely on this"
+    )
+
+
 def print_score(scored: dict[str, Any]) -> None:
     """A score for a person."""
     out = output()
@@ -480,6 +596,8 @@ def print_score(scored: dict[str, Any]) -> None:
         return
     out.print(scored["text"], style="bold", markup=False, highlight=False)
     out.print(f"  {scored['sentiment']['label']} ({scored['sentiment']['score']:+.2f})  {scored['language']}")
+    if scored["out_of_domain"]:
+        out.print(f"  {strange(scored['strangeness'])}", style="yellow", highlight=False)
     for aspect in scored["aspects"]:
         out.print(f"  {aspect['aspect']}: {aspect['sentiment']} ({aspect['prob']:.2f})", highlight=False)
     for demand in scored["demands"]:
@@ -490,7 +608,7 @@ def print_score(scored: dict[str, Any]) -> None:
 @click.option("--since", help="2h, 3d, 2026-01-31T08:00 or epoch milliseconds, of event time.")
 @click.option(
     "--kind",
-    type=click.Choice(["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand"]),
+    type=click.Choice(["negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand", "silence"]),
 )
 @click.option("--state", type=click.Choice(["open", "acknowledged", "silenced", "snoozed", "resolved"]))
 @click.option("--follow", is_flag=True, help="Go on and print each change as it comes.")

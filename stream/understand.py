@@ -18,7 +18,7 @@ from serving.client import TritonScorer
 from serving.decode import TextScore
 from serving.local import LocalScorer
 from serving.scorer import Scorer
-from stream.preprocess import Prepared, prepare
+from stream.preprocess import Names, Prepared, prepare
 from stream.preprocess.align import Alignment
 from stream.records import Span
 from stream.settings import Settings
@@ -41,6 +41,8 @@ class Understood:
             "text": self.prepared.masked,
             "language": self.prepared.language,
             **self._said(self.prepared.to_given),
+            "strangeness": self.score.strangeness,
+            "out_of_domain": self.score.foreign,
             "keywords": list(self.prepared.keywords),
             "entities": [
                 {"type": entity.type, "text": entity.text, "span": list(entity.span)}
@@ -86,9 +88,9 @@ class Understood:
         }
 
 
-async def understand(scorer: Scorer, texts: Sequence[str]) -> list[Understood]:
-    """Each text understood, in the order given; raises :class:`~serving.errors.ScoringError`."""
-    prepared = await asyncio.to_thread(lambda: [prepare(text) for text in texts])
+async def understand(scorer: Scorer, texts: Sequence[str], names: Names | None = None) -> list[Understood]:
+    """Each text understood, in the order given, ``names`` found in it; raises :class:`~serving.errors.ScoringError`."""
+    prepared = await asyncio.to_thread(lambda: [prepare(text, names) for text in texts])
     scores = await scorer.score([text.clean for text in prepared])
     return [Understood(text, score, scorer.model) for text, score in zip(prepared, scores, strict=True)]
 

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from stream.cli import main
 
 COMMANDS = (
-    "up", "demo", "worker", "simulate", "import", "replay", "score", "alerts", "rules", "route", "schema", "doctor"
+    "up", "demo", "worker", "simulate", "import", "replay", "score", "alerts", "rules", "route", "schema", "doctor",
+    "terms", "label",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from collections import Counter
 from typing import Any
 
 import orjson
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from stream.agents.clicks import Clicks
@@ -54,6 +55,7 @@ def results(
     cut: int = 1_000,
     restart_at: int = -1,
     said: dict[int, list[dict[str, Any]]] | None = None,
+    settings: Settings = SETTINGS,
 ) -> dict[str, Any]:
     """Everything that comes out of a lane: what it reads in blocks of ``cut``, with a restart from its checkpoint, and
     with messages ``said`` before the blocks of these numbers."""
@@ -62,7 +64,7 @@ def results(
     heard_before = {0: silent} if said is None else said
 
     async def work() -> dict[str, Any]:
-        lane, segments, position = Clicks(0, SETTINGS, CATALOGUE), dict[str, bytes](), 0
+        lane, segments, position = Clicks(0, settings, CATALOGUE), dict[str, bytes](), 0
         rows: dict[str, dict[str, dict[str, Any]]] = {"sessions": {}, "recommendations": {}}
         panes: dict[Any, dict[str, Any]] = {}
         records = [Record(offset, value) for offset, value in enumerate(values)]
@@ -86,7 +88,7 @@ def results(
                 segments.pop(name, None)
             if start <= restart_at < start + cut:
                 resume = lane.resume("clicks", position)
-                lane = Clicks(0, SETTINGS, CATALOGUE)
+                lane = Clicks(0, settings, CATALOGUE)
                 lane.load(segments)
                 if again := records[resume:position]:
                     keep(await lane.process(Block("clicks", 0, again)))
@@ -125,7 +127,7 @@ def shop(seed: int) -> list[dict[str, Any]]:
     return events
 
 
-@settings(max_examples=20, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(st.integers(0, 100), st.integers(1, 90), st.integers(0, 300))
 def test_arrival_cuts_and_restarts_change_nothing(seed: int, cut: int, restart: int) -> None:
     ordered, dice = shop(seed), random.Random(cut)
@@ -139,7 +141,7 @@ def test_arrival_cuts_and_restarts_change_nothing(seed: int, cut: int, restart: 
         assert found[part] == expected[part], part
 
 
-@settings(max_examples=20, deadline=None)
+@examples(max_examples=20, deadline=None)
 @given(st.integers(0, 100), st.integers(1, 90), st.integers(0, 300))
 def test_late_clicks_are_counted_once_whatever_the_cuts_and_restarts(seed: int, cut: int, restart: int) -> None:
     dice, events = random.Random(seed), shop(seed)
@@ -151,6 +153,29 @@ def test_late_clicks_are_counted_once_whatever_the_cuts_and_restarts(seed: int, 
     assert any(source.endswith("/late") for source, *_ in whole["panes"])
     views = sum(count.get("views", 0) for count in totals(whole).values())
     assert views == sum(event["action"] == "view" for event in events)
+
+
+def test_clicks_of_one_millisecond_are_counted_once_each_and_in_one_order() -> None:
+    """Two shoppers, all in one millisecond, each click delivered twice, in any order."""
+    clicks = [click(n, START, f"u{n % 2}", ["view", "cart", "purchase"][n // 2], f"p{n % 3}") for n in range(6)]
+    end = beat(START + 20 * 3_600_000)
+    expected = results([*clicks, end])
+    assert sum(session["events"] for session in expected["sessions"]) == 6
+    dice = random.Random(1)
+    for cut in (1, 2, 5, 20):
+        delivered = clicks * 2
+        dice.shuffle(delivered)
+        assert results([*delivered, end], cut) == expected
+
+
+def test_products_are_forgotten_while_clicks_of_theirs_wait() -> None:
+    """Numbers of products are used again; what waits for the watermark meanwhile keeps its own."""
+    hour = 60 * MINUTE
+    bursts = [click(n, START + n // 8 * hour + n, f"u{n // 8}", "view", f"x{n}") for n in range(160)]
+    values = [*bursts, beat(START + 40 * hour)]
+    few = SETTINGS.model_copy(update={"max_keys": 4})
+    assert results(values, 5, settings=few)["sessions"] == results(values)["sessions"]
+    assert results(values, 5, restart_at=80, settings=few)["sessions"] == results(values)["sessions"]
 
 
 def test_a_gap_ends_a_session_and_not_a_millisecond_earlier() -> None:
@@ -207,7 +232,7 @@ def test_chats_join_the_session_they_fall_into_or_make_their_own() -> None:
     st.lists(st.tuples(st.sampled_from("uvw"), st.integers(0, 400)), max_size=12),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=150, deadline=None)
+@examples(max_examples=150, deadline=None)
 def test_whatever_comes_first_each_message_finds_the_same_session(
     clicked: list[tuple[str, int]], spoken: list[tuple[str, int]], dice: random.Random
 ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.events import Chat, Click, Heartbeat, Review, decode, decode_clicks
+from stream.events import ACTIONS, Chat, Click, Heartbeat, Review, decode, decode_clicks
 
 NOW = 1_780_000_000_000
 REVIEW = {"event_id": "r1", "ts": NOW, "user_id": "u", "product_id": "p", "rating": 5, "text": "很好"}
@@ -104,15 +107,27 @@ def test_any_value_in_any_field_is_an_event_or_a_reject_never_an_exception(topic
 FIELDS = [*CLICK, "query", "results", "price", "quantity", "heartbeat"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(FIELDS), json_values)))
-def test_columns_of_clicks_hold_what_record_by_record_decoding_gives(changes: list[tuple[str, Any]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(FIELDS), json_values)), st.sampled_from([1, 3]))
+def test_columns_of_clicks_hold_what_record_by_record_decoding_gives(changes: list[tuple[str, Any]], step: int) -> None:
     values = [{**CLICK, name: value} for name, value in changes] + [{"heartbeat": NOW, "replay": True}, CLICK]
-    records = [Record(i, orjson.dumps(value)) for i, value in enumerate(values)]
-    plain, columns = decode("clicks", records, 300_000), decode_clicks(records, 300_000)
-    clicks = [event for event in plain.events if type(event) is Click]
-    assert columns.events.tolist() == clicks
-    assert columns.ts.tolist() == [click.ts for click in clicks]
-    assert columns.offsets.tolist() == [o for o, e in zip(plain.offsets, plain.events, strict=True) if type(e) is Click]
-    assert columns.rejects == plain.rejects
+    records = [Record(step * i, orjson.dumps(value)) for i, value in enumerate(values)]
+    plain, decoded = decode("clicks", records, 300_000), decode_clicks(records, 300_000, numbers)
+    events = [event for event in plain.events if type(event) is Click]
+    clicks = decoded.clicks
+    assert [clicks.click(i) for i in range(len(clicks))] == events
+    assert clicks.ts.tolist() == [event.ts for event in events]
+    assert clicks.user.tolist() == [hash(event.user_id) for event in events]
+    assert clicks.checksum.tolist() == [crc32(event.event_id.encode()) for event in events]
+    assert [ACTIONS[place] for place in clicks.action] == [event.action for event in events]
+    assert clicks.product.tolist() == [len(event.product_id or "") or -1 for event in events]
+    assert [None if np.isnan(price) else price for price in clicks.price] == [event.price for event in events]
+    assert clicks.empty.tolist() == [event.action == "search" and event.results == 0 for event in events]
+    assert clicks.offset.tolist() == [o for o, e in zip(plain.offsets, plain.events, strict=True) if type(e) is Click]
+    assert decoded.rejects == plain.rejects
     beats = [(i, event) for i, event in enumerate(plain.events) if type(event) is Heartbeat]
-    assert columns.beats == [(place - n, beat) for n, (place, beat) in enumerate(beats)]
+    assert decoded.beats == [(place - n, beat) for n, (place, beat) in enumerate(beats)]
+
+
+def numbers(product_ids: Iterable[str | None]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The length of an id for its number."""
+    return np.array([len(product_id or "") or -1 for product_id in product_ids], np.int32)

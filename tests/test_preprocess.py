@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.preprocess import Prepared, mask, near_duplicates, normalise_product_name, prepare
+from stream.preprocess import Names, Prepared, mask, near_duplicates, normalise_product_name, prepare
 from stream.preprocess.clean import CLEAN_CHARS, read
 from stream.preprocess.duplicates import fingerprint
 
@@ -19,7 +19,20 @@ PIECES = """
 <b> </b> <br/> < > &amp; &#49; & <script> <!-- --> [PHONE] 路 号 室 订单号 微信
 13800138000 a@b.com 广东省深圳市科技路12号
 """
-UNSEEN = ["\u3000", " ", "\n", "\0", "\u200b", "\u200d", "\ud800", "e\u0301", "\u0301", "\u1161"]
+UNSEEN = [
+    "\u3000",
+    " ",
+    "\n",
+    "\0",
+    "\u200b",
+    "\u200d",
+    "\ud800",
+    "e\u0301",
+    "\u0301",
+    "\u1161",
+    "\u0430\u0301",
+    "物 流 慢",
+]
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from([*PIECES.split(), *UNSEEN]), max_size=40).map("".join))
 
 # Cells, apart by bars.
@@ -89,7 +102,7 @@ def test_offsets_stay_in_range_grow_and_keep_what_survives(text: str) -> None:
         low, high = ready.to_masked(at, at + 1)
         assert 0 <= low <= high <= len(ready.masked)
         source = text[start:end]
-        if len(source) == 1 and unicodedata.normalize("NFKC", source) == source and sign.isascii() and source.isalnum():
+        if len(source) == 1 and source.isascii() and source.isalnum():
             assert source == sign
     assert ready.to_given(0, len(ready.clean))[1] <= len(text)
 
@@ -174,6 +187,14 @@ def test_what_is_not_personal_stays(text: str) -> None:
         ("①② ㎏ ｶﾞ e\u0301 ﬁ", "12 kg ガ é fi"),
         ("a\0b\u200bc\ufeff \t\n d", "abc d"),
         ("价格10000元", "价格10000元"),
+        ("物流 太慢 了，包装 也 破了", "物流太慢了,包装也破了"),
+        ("质量很好 物流很快 推荐", "质量很好 物流很快 推荐"),
+        ("质量 很好 and 物流", "质量 很好 and 物流"),
+        ("r\u0435fund m\u0435 \u043dow, \u041ftom", "refund me \u043dow, \u041ftom"),
+        (
+            "\u0441\u043f\u0430\u0441\u0438\u0431\u043e, \u0399\u03a4 \u03a3\u03b1",
+            "\u0441\u043f\u0430\u0441\u0438\u0431\u043e, IT \u03a3\u03b1",
+        ),
         ("我的电话是13888888888！", "我的电话是[PHONE]!"),
         ("", ""),
     ],
@@ -198,6 +219,13 @@ def test_spans_lead_back_to_the_text_as_given() -> None:
     assert ready.masked[slice(*ready.to_masked(*span_of(ready, "太重")))] == "太重"
 
 
+def test_disguises_neither_hide_personal_data_nor_lose_the_place() -> None:
+    assert tags("zhang\u0430@qq.com") == ["EMAIL"]
+    ready = prepare("客服 太 慢，退 款")
+    assert ready.clean == "客服太慢,退 款"
+    assert ready.to_given(*span_of(ready, "慢")) == (5, 6) and ready.to_given(*span_of(ready, "太慢")) == (3, 6)
+
+
 def test_entities_are_concrete_and_never_the_value() -> None:
     ready = prepare("想要两件红色的华为手机壳，XL码，199元以内，明天下午3点半前发货，电话１３８００１３８０００")
     kinds = {(entity.type, entity.text) for entity in ready.entities}
@@ -206,6 +234,63 @@ def test_entities_are_concrete_and_never_the_value() -> None:
     assert {entity.type for entity in prepare("2 pairs of blue Nike, size 10, under $30").entities} == {
         "quantity", "colour", "brand", "size", "price",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "found"),
+    [
+        ("39.9包邮", "price", "39.9"), ("一共9块9", "price", "9块9"), ("打85折", "price", "85折"),
+        ("满300减50", "price", "满300减50"), ("30% off today", "price", "30% off"), ("20 euros", "price", "20 euros"),
+        ("要两瓶", "quantity", "两瓶"), ("two pairs please", "quantity", "two pairs"), ("5 lb bag", "quantity", "5 lb"),
+        ("42码半", "size", "42码半"), ("加大码", "size", "加大码"), ("170/95的", "size", "170/95"),
+        ("UK 9", "size", "UK 9"), ("6 feet long", "size", "6 feet"), ("奶白色那款", "colour", "奶白色"),
+        ("rose gold", "colour", "rose gold"), ("3天内到", "time", "3天内"), ("等了半小时", "time", "半小时"),
+        ("2 weeks ago", "time", "2 weeks ago"), ("月底前", "date", "月底"), ("by Friday", "date", "Friday"),
+    ],
+)  # fmt: skip
+def test_terms_are_read_whole(text: str, kind: str, found: str) -> None:
+    assert (kind, found) in {(entity.type, entity.text) for entity in prepare(text).entities}
+
+
+@pytest.mark.parametrize(
+    "text", ["一折就断", "三折叠屏", "一块去", "第3天", "24年新款", "周一", "gave us 12", "year by year"]
+)
+def test_what_only_looks_like_a_term_is_none(text: str) -> None:
+    assert prepare(text).entities == ()
+
+
+def test_names_of_the_catalogue_are_found_whole_and_longest_first() -> None:
+    names = Names()
+    for name, kind in (
+        ("Ear", "brand"),
+        ("ear pro 2", "product"),
+        ("云杉", "brand"),
+        ("云杉", "product"),
+        ("x", "brand"),
+    ):
+        names.add(name, kind)
+    text = "云杉的EAR Pro 2比Ear好,a year or ear pro 21"
+    assert [(text[a:b], kind) for a, b, kind in names.find(text)] == [
+        ("云杉", "brand"), ("EAR Pro 2", "product"), ("Ear", "brand"), ("ear", "brand"),
+    ]  # fmt: skip
+    assert [(e.type, e.text) for e in prepare("<b>雲杉</b>有吗", names).entities] == [("brand", "云杉")]
+    names.remove("云杉", "brand")
+    assert [kind for *_, kind in names.find("云杉")] == ["product"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["aa", "aab", "云杉", "云杉木"]), st.sampled_from(["brand", "product"])), max_size=9
+    )
+)
+def test_names_that_went_leave_nothing(pairs: list[tuple[str, str]]) -> None:
+    names = Names()
+    for pair in pairs:
+        names.add(*pair)
+    assert bool(list(names.find("aa 云杉"))) == any(len(name) == 2 for name, _ in pairs)
+    for pair in pairs[::-1]:
+        names.remove(*pair)
+    assert not any(vars(names).values())
 
 
 def test_keywords_and_language() -> None:
@@ -266,6 +351,8 @@ def test_product_names() -> None:
         "订单a1",
         "1",
         "e\u0301",
+        "好 ",
+        "a\u0430",
         "&#49;",
         "😂🤣",
     ],

@@ -108,6 +108,11 @@ def test_an_empty_search_shows_what_shares_a_word(catalogue):
     assert ids(recommendation.products) == ["kettle"]
 
 
+def test_no_trigger_without_anything_to_show(catalogue):
+    intent = Intent("empty_search", "", "zzz")
+    assert trigger(intent, ts=1, user_id="u", session_id="s", catalogue=catalogue) is None
+
+
 def signal(demands, product_id="case", keywords=()):
     return Signal(
         signal_id="chat/e1", event_id="e1", ts=5, channel="chat", user_id="u", product_id=product_id, category="",

@@ -41,6 +41,14 @@ def test_an_aspect_and_a_demand_with_their_places() -> None:
     assert score.demands == (Demand("return_refund", 0.65, 0.8, [(7, 9)]),)
 
 
+def test_a_text_beyond_shop_language_is_foreign() -> None:
+    outputs = silent(2)
+    outputs.strangeness[:, 0] = [1.0, 1.25]
+    home, foreign = decode(outputs, [OFFSETS] * 2, [TEXT] * 2, THRESHOLDS)
+    assert (home.strangeness, home.foreign, foreign.strangeness, foreign.foreign) == (1.0, False, 1.25, True)
+    assert outputs.checked(2, len(OFFSETS)) is outputs
+
+
 def test_each_label_has_its_own_threshold() -> None:
     outputs = silent()
     outputs.aspects[0, :2] = [0.4, 0.6, 0, 0]
@@ -103,7 +111,7 @@ def test_an_empty_tensor_is_no_answer(name: str) -> None:
 def test_values_must_be_probabilities(value: float) -> None:
     outputs = silent()
     outputs.evidence[0, 3, 3] = value
-    with pytest.raises(BadModelAnswer, match="no probabilities"):
+    with pytest.raises(BadModelAnswer, match="cannot be true"):
         outputs.checked(1, len(OFFSETS))
 
 

@@ -21,6 +21,7 @@ from stream.transport import Block
 
 START = 1_772_380_800_000
 MINUTE = 60_000
+ONE = WordScorer._one
 SETTINGS = Settings(pane_ms=MINUTE, lateness_ms=5_000, partitions=2)
 
 
@@ -57,6 +58,24 @@ VALUES = [
     chat(88),
     chat(20),
 ]
+
+
+def test_brands_and_products_of_the_catalogue_are_entities() -> None:
+    catalogue = Catalogue()
+    catalogue.upsert(Product("p9", "云杉保温壶", "kettles", brand="Spruce"))
+    catalogue.upsert(Product("p9", "云杉保温壶", "kettles", brand="Fir"))
+    lane = Texts("chats", 0, SETTINGS, WordScorer(), catalogue)
+    record = Record(0, chat(10) | {"text": "云杉保温壶是FIR的吗，不是spruce？"})
+    (row,) = asyncio.run(lane.process(Block("chats", 0, [record]))).rows["signals"]
+    assert [(each["type"], each["text"]) for each in row["entities"]] == [("product", "云杉保温壶"), ("brand", "FIR")]
+
+
+def test_foreign_texts_are_counted_and_told_like_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = talk(VALUES)
+    monkeypatch.setattr(WordScorer, "_one", lambda self, text: replace(ONE(self, text), strangeness=1.5))
+    foreign = talk(VALUES)
+    assert plain.counts["out_of_domain"] == 0 and foreign.counts["out_of_domain"] == foreign.counts["signals"] == 5
+    assert foreign.rows == plain.rows and foreign.messages == plain.messages
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 100])

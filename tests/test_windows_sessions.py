@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
+import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.events import ACTIONS
+from stream.events import ACTIONS, ClickColumns, decode_clicks
 from stream.recommend.catalogue import Catalogue, Product
 from stream.recommend.intent import INTENTS
 from stream.windows.behaviour import DWELL_MS, Products
-from stream.windows.sessions import BUCKET_MS, COMPARED, COUNTED, REMEMBERED, WATCHED, Batch, Sessions
+from stream.windows.sessions import BUCKET_MS, COMPARED, COUNTED, REMEMBERED, WATCHED, Sessions
 
 START = 1_772_380_800_000
 GAP, LONGEST = 60_000, 200_000
@@ -153,16 +154,31 @@ def columns(clicks: list[dict[str, Any]], cuts: list[int], restart: bool) -> dic
     return {"sessions": sorted(ended, key=key), "told": sorted(told), "looked": looked}
 
 
-def batch(clicks: list[dict[str, Any]], products: Products) -> Batch:
-    return Batch(
-        users=[click["user"] for click in clicks],
-        session_ids=[click["sid"] for click in clicks],
-        ts=np.array([click["ts"] for click in clicks], np.int64),
-        action=np.array([ACTIONS.index(click["action"]) for click in clicks], np.uint8),
-        product=products.numbers([click["product"] for click in clicks]),
-        price=np.array([click["price"] for click in clicks], np.float64),
-        empty=np.array([click["empty"] for click in clicks], np.bool_),
-    )
+@dataclass
+class Record:
+    offset: int
+    value: bytes | None
+    timestamp: int = START + 10**12
+    key: bytes | None = None
+
+
+def batch(clicks: list[dict[str, Any]], products: Products) -> ClickColumns:
+    records = [
+        Record(
+            number,
+            orjson.dumps(
+                {
+                    "event_id": f"e{number}", "ts": click["ts"], "user_id": click["user"], "session_id": click["sid"],
+                    "action": click["action"], "product_id": click["product"], "price": click["price"],
+                    "results": 0 if click["empty"] else None,
+                }
+            ),
+        )
+        for number, click in enumerate(clicks)
+    ]  # fmt: skip
+    decoded = decode_clicks(records, 0, products.numbers)
+    assert not decoded.rejects
+    return decoded.clicks
 
 
 def shop(seed: int, count: int, users: int, pace: int) -> list[dict[str, Any]]:

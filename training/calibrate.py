@@ -4,6 +4,10 @@ One temperature per head (Guo et al., "On Calibration of Modern Neural Networks"
 minimise the dev loss together. One threshold per aspect and demand is the best for the mean of its F1 over the data
 sets that have it, less the share of false alarms in the sets that never do: a set counts by what it asks, not by its
 size. Labels too rare on dev for a choice keep 0.5.
+
+How strange a text is: the Mahalanobis distance of its embedding from training texts (Lee et al., "A Simple Unified
+Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, with one class), in units of the distance that is
+exceeded by 2 % of each dev set on average. The foreign texts of training/probes have no part in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
-from training.metrics import DEFAULT_THRESHOLD, Answer, label_f1
+from training.metrics import DEFAULT_THRESHOLD, Answer, Floats, label_f1
 
 RARE: Final = 8
 _TEMPERATURES: Final = np.geomspace(0.5, 4.0, 25)
 _WEIGHTS: Final = np.arange(0.0, 1.51, 0.1)
 _THRESHOLDS: Final = np.arange(0.2, 0.81, 0.05)
 _TINY: Final = 1e-7
+_STRANGE: Final = 0.02
+_RIDGE: Final = 0.1  # of the mean variance, added to every direction: some hardly vary among so few texts
 
 Array = npt.NDArray[np.float64]
 
@@ -76,6 +82,28 @@ def weigh(deep: Sequence[Answer], wide: Sequence[Answer]) -> tuple[list[float], 
 def thresholds(found: Sequence[Answer]) -> dict[str, float]:
     """The presence threshold of every aspect and demand."""
     return {label: _threshold(found, label) for label in (*ASPECTS, *DEMANDS)}
+
+
+def surroundings(familiar: Floats, dev: Sequence[Floats]) -> tuple[Floats, Floats]:
+    """Middle [H] and scale [H, H] for :func:`serving.export.add_strangeness`.
+
+    ``familiar`` are embeddings [N, H] of training texts, ``dev`` those of each set of dev texts.
+    """
+    middle = familiar.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(familiar.T.astype(float)))
+    scale = directions / np.sqrt(variances + _RIDGE * variances.mean())
+    distances = [strangeness(states, middle, scale) for states in dev]
+    shares = np.concatenate([np.full(len(group), 1 / (len(group) * len(distances))) for group in distances])
+    every = np.concatenate(distances)
+    farthest_first = np.argsort(-every, kind="stable")
+    unit = every[farthest_first[np.searchsorted(np.cumsum(shares[farthest_first]), _STRANGE)]]
+    return middle, (scale / unit).astype(np.float32)
+
+
+def strangeness(states: Floats, middle: Floats, scale: Array | Floats) -> Array:
+    """[N]: what the exported model says of embeddings [N, H]."""
+    found: Array = np.linalg.norm((states - middle) @ scale, axis=1)
+    return found
 
 
 def _threshold(found: Sequence[Answer], label: str) -> float:

@@ -1,33 +1,33 @@
-"""New labels and better ones: ``python -m training.label preview`` and ``python -m training.label queue``.
+"""New labels and better ones: the room behind ``radar label preview`` and ``radar label queue``.
 
-``preview`` learns a label from its definition and 8 to 32 examples (:mod:`training.fewshot`) and shows what it would
-have found in past texts, before anything goes live. Texts drawn from the past stand for "not this label".
+:func:`preview` learns a label from its definition and 8 to 32 examples (:mod:`training.fewshot`) and shows what it
+would have found in past texts, before anything goes live. Texts drawn from the past stand for "not this label".
 
-``queue`` writes the past texts that are worth a person's label, those of which the model is least certain and those
-least like what it was trained on in turn, as rows to be filled in. Moved to ``training/utterances`` they are learnt
-from beside all the old rows, and ``python -m training.evaluate --gate`` tells whether something else was forgotten.
+:func:`queue` finds the past texts that are worth a person's label, those of which the model is least certain and those
+least like what it was trained on in turn; :func:`rows_to_fill_in` makes rows of them. Moved to ``training/utterances``
+they are learnt from beside all the old rows, and ``python -m training.evaluate --gate`` tells whether something else
+was forgotten.
+
+Texts are read as the stream reads them, so personal data is masked in everything that leaves here.
 """
 
-import argparse
 import json
 import random
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from serving.card import ModelCard, read_card
+from serving.card import ModelCard
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from stream.preprocess import prepare
 from training import data, metrics
 from training.batches import load_tokenizer
 from training.fewshot import Embed, Head, Texts, novel
 
 OTHER: Final = "other"
 OTHERS_PER_EXAMPLE: Final = 4
-MODELS: Final = data.ROOT / "model_repo"
 FAMILIAR: Final = 2000  #: training texts that new ones are compared with
 
 
@@ -93,57 +93,39 @@ def row_to_fill_in(answer: metrics.Answer, card: ModelCard) -> dict[str, Any]:
     }
 
 
-def texts_of(path: Path) -> list[str]:
-    """The cleaned texts of a file: JSONL with a "text" field, or a text a line."""
-    return list(dict.fromkeys(text for line in path.read_text(encoding="utf-8").splitlines() if (text := _text(line))))
+def rows_to_fill_in(card: ModelCard, past: Texts, count: int) -> Iterator[dict[str, Any]]:
+    """The ``count`` texts of the queue as rows, read with the model of ``card``. Raises ValueError without any text."""
+    ours = [row.text for row in data.utterances()]
+    if not past:
+        raise ValueError("There are no past texts to choose from.")
+    if not ours:
+        raise ValueError(f"{data.UTTERANCES} holds no texts to compare with: run this in a checkout of the repository.")
+    tokenizer = load_tokenizer(card.tokenizer_file, card.max_length)
+    embed = embedding(card)
+    rows = [data.Row(text, "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en", "past") for text in past]
+    found = metrics.answers(rows, tokenizer, metrics.onnx_predict(card.model_file))
+    familiar = random.Random(0).sample(ours, min(FAMILIAR, len(ours)))
+    for place in queue(found, embed(past), embed(familiar), card, count):
+        yield row_to_fill_in(found[place], card)
+
+
+def embedding(card: ModelCard) -> Embed:
+    """How the model of ``card`` reads texts."""
+    return metrics.onnx_embed(card.model_file, load_tokenizer(card.tokenizer_file, card.max_length))
+
+
+def texts_of(lines: Iterable[str]) -> list[str]:
+    """The clean, masked texts of JSONL with a "text" field, or of a text a line; blank and repeated ones left out.
+
+    Raises ValueError for JSON of another shape.
+    """
+    return list(dict.fromkeys(text for line in lines if (text := _text(line.strip()))))
 
 
 def _text(line: str) -> str:
-    return data.clean(json.loads(line)["text"] if line.startswith("{") else line)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=MODELS, help="the model repository")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, what in (("preview", "what a new label would have found"), ("queue", "what is worth a label")):
-        command = commands.add_parser(name, help=what)
-        command.add_argument("past", type=Path, help="past texts: JSONL with a text field, or a text a line")
-        command.add_argument("--count", type=int, default=20, help="texts to show or to write")
-        if name == "preview":
-            command.add_argument("--label", required=True)
-            command.add_argument("--definition", required=True, help="one sentence")
-            command.add_argument("--examples", type=Path, required=True, help="8 to 32 texts that have the label")
-    chosen = parser.parse_args(arguments)
-    card = read_card(chosen.models)
-    tokenizer = load_tokenizer(card.tokenizer_file, card.max_length)
-    embed, past = metrics.onnx_embed(card.model_file, tokenizer), texts_of(chosen.past)
-    if chosen.command == "preview":
-        try:
-            seen = preview(embed, chosen.label, [chosen.definition, *texts_of(chosen.examples)], past, chosen.count)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
-        sys.stdout.writelines(_shown(seen, chosen.label, chosen.count))
-        return
-    rows = [data.Row(text, "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en", "past") for text in past]
-    found = metrics.answers(rows, tokenizer, metrics.onnx_predict(card.model_file))
-    familiar = random.Random(0).sample(ours := [row.text for row in data.utterances()], min(FAMILIAR, len(ours)))
-    for place in queue(found, embed(past), embed(familiar), card, chosen.count):
-        sys.stdout.write(json.dumps(row_to_fill_in(found[place], card), ensure_ascii=False) + "\n")
-
-
-def _shown(seen: Preview, label: str, count: int) -> Iterator[str]:
-    yield f"{label}: {len(seen.found)} of {seen.texts} past texts. The surest, then those on the border:\n"
-    yield from _listed(seen.found[:count])
-    yield "\n"
-    yield from _listed(seen.border)
-
-
-def _listed(pairs: Iterable[tuple[float, str]]) -> Iterator[str]:
-    for probability, text in pairs:
-        yield f"  {probability:.2f}  {text}\n"
-
-
-if __name__ == "__main__":
-    main()
+    if not line.startswith("{"):
+        return prepare(line).clean
+    item = json.loads(line)
+    if not isinstance(item.get("text"), str):
+        raise ValueError(f'A JSON line needs a string field "text": {line[:80]}')
+    return prepare(item["text"]).clean

@@ -46,9 +46,37 @@ def label_losses(sentiment: Tensor, aspects: Tensor, demands: Tensor, batch: Bat
     }
 
 
+def distilled(logits: "Logits", teacher: "Logits", mask: Tensor) -> dict[str, Tensor]:
+    """The losses of a student that is to answer as its teacher does (Hinton et al. 2015), on every cell.
+
+    Each is zero where the two agree. ``mask``: int64 [B, T], 1 for a token.
+    """
+    softmaxes = (
+        F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
+        for ours, theirs in ((logits.sentiment, teacher.sentiment), (logits.aspects, teacher.aspects))
+    )
+    demands, evidence = (
+        _sure(ours, theirs) for ours, theirs in ((logits.demands, teacher.demands), (logits.evidence, teacher.evidence))
+    )
+    sentiment, aspects = softmaxes
+    return {
+        "sentiment": sentiment,
+        "aspects": aspects,
+        "demands": demands.mean(),
+        "evidence": _mean(evidence, mask.unsqueeze(-1).expand_as(evidence)),
+    }
+
+
 def total(losses: dict[str, Tensor]) -> Tensor:
     """The weighted sum that is minimised."""
     return torch.stack([TASK_WEIGHTS[task] * loss for task, loss in losses.items()]).sum()
+
+
+def _sure(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of independent yes or no."""
+    probability = theirs.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(theirs, probability, reduction="none")
+    return F.binary_cross_entropy_with_logits(ours, probability, reduction="none") - entropy
 
 
 def _count(known: Tensor) -> Tensor:

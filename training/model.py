@@ -7,7 +7,8 @@ of the evidence head, which is trained on annotated spans: what the model shows 
 Shapes: B texts, T tokens, H hidden units, L = 23 evidence labels (13 aspects, then 10 demands).
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,7 +47,7 @@ class LabelLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(labels, outputs))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        own = torch.einsum("blf,lfk->blk", vectors, self.weight)
+        own = torch.matmul(vectors.unsqueeze(2), self.weight).squeeze(2)
         shared: Tensor = self.shared(vectors)
         return shared + own + self.bias
 
@@ -77,7 +78,7 @@ class RadarModel(nn.Module):
 
     @classmethod
     def from_base(cls, base: Path) -> "RadarModel":
-        """The base encoder with fresh heads; eager attention, because the exporter's fusion knows its pattern."""
+        """The base encoder with fresh heads."""
         if not (base / "config.json").is_file():
             raise SystemExit(
                 f"No base weights in {base}: name their folder with --base, or try --smoke, which needs none."
@@ -90,17 +91,36 @@ class RadarModel(nn.Module):
     @classmethod
     def tiny(cls, vocabulary: int, hidden: int = 32) -> "RadarModel":
         """A randomly initialised model of two layers, for tests and the smoke run."""
+        return cls._random(vocabulary, hidden, layers=2, heads=2)
+
+    @classmethod
+    def sized_as_base(cls, vocabulary: int) -> "RadarModel":
+        """A randomly initialised model of the shipped base's size, for measuring speed without its weights."""
+        return cls._random(vocabulary, hidden=384, layers=12, heads=12)
+
+    @classmethod
+    def _random(cls, vocabulary: int, hidden: int, layers: int, heads: int) -> "RadarModel":
         config = BertConfig(
-            vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2,
+            vocab_size=vocabulary, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
             intermediate_size=4 * hidden, attn_implementation="eager",
         )  # fmt: skip
         return cls(BertModel(config, add_pooling_layer=False), hidden)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Take up the weights of an earlier run, which may have had no wide part."""
+        """Take up the weights of an earlier run, which may have had fewer layers and no wide part."""
+        self.drop(range(_layers(state), len(self.encoder.encoder.layer)))
         missing, unexpected = self.load_state_dict(dict(state), strict=False)
         if unexpected or any(not name.startswith("wide") for name in missing):
             raise SystemExit(f"These are weights of another model: {[*missing, *unexpected][:3]} …")
+
+    def drop(self, layers: Collection[int]) -> None:
+        """Leave these layers of the encoder out, 0 the lowest; training brings most of what they did back.
+
+        On dev rows the second to the tenth of twelve cost little before any training, the last nearly everything.
+        """
+        kept = [layer for i, layer in enumerate(self.encoder.encoder.layer) if i not in layers]
+        self.encoder.encoder.layer = nn.ModuleList(kept)
+        self.encoder.config.num_hidden_layers = len(kept)
 
     def freeze(self, layers: int) -> None:
         """Keep the lowest layers as they are (the embeddings are the first), and spare the costly dropout there.
@@ -151,6 +171,11 @@ class RadarModel(nn.Module):
         vectors = torch.cat([looked_at, mean.unsqueeze(1).expand_as(looked_at)], dim=-1)
         aspects, demands = vectors[:, : len(ASPECTS)], vectors[:, len(ASPECTS) :]
         return Logits(self.sentiment(mean), self.aspects(aspects), self.demands(demands), evidence), mean
+
+
+def _layers(state: Mapping[str, Tensor]) -> int:
+    """The number of encoder layers in a state."""
+    return len({found[1] for name in state if (found := re.search(r"\.layer\.(\d+)\.", name))})
 
 
 class Calibrated(nn.Module):

@@ -146,6 +146,9 @@ PERTURBATIONS: Final[Mapping[str, Callable[[str, str], str]]] = {
 
 
 def attacks(row: Row) -> dict[str, Row]:
-    """The row under every perturbation that changes its text, cleaned, by the name of the perturbation."""
-    texts = {name: clean(perturb(row.text, row.lang)) for name, perturb in PERTURBATIONS.items()}
-    return {name: replace(row, text=text) for name, text in texts.items() if text != clean(row.text)}
+    """The row under every perturbation that changes its text, cleaned, by the name of the perturbation.
+
+    A perturbation that cleaning undoes counts too: it was tried, and it failed.
+    """
+    texts = {name: perturb(row.text, row.lang) for name, perturb in PERTURBATIONS.items()}
+    return {name: replace(row, text=clean(text)) for name, text in texts.items() if text != row.text}

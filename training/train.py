@@ -8,6 +8,7 @@ thresholds chosen on the exported model's own dev answers.
 """
 
 import argparse
+import copy
 import math
 import os
 import random
@@ -25,13 +26,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from serving.export import export, export_half, set_metadata
+from serving.export import add_strangeness, export, export_half, set_metadata
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS
-from training import calibrate, data, metrics
+from training import calibrate, data, metrics, probes
 from training.batches import MAX_LENGTH, Encoded, batches, collate, encode, load_tokenizer, trainable
 from training.disturb import with_disturbed
-from training.losses import task_losses, total
-from training.model import RadarModel
+from training.losses import distilled, task_losses, total
+from training.model import Logits, RadarModel
 from training.wide import fit
 
 REPOSITORY_MODEL: Final = data.ROOT / "model_repo" / "demand" / "1"
@@ -43,6 +44,9 @@ WARM_UP: Final = 0.04
 SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
 CHECK_ROWS: Final = 300
+#: Texts of each set from which strangeness is measured, of utterances five times as many: chats are like them.
+FAMILIAR: Final = 300
+NOT_HOME: Final = {"clinc", "disturbed", "joined"}  #: sets whose texts are not shop language as customers write it
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Plan:
     size: int = 32
     frozen: int = 4  #: lowest encoder layers that stay as they are; the embeddings are the first
     length: int = MAX_LENGTH
+    drop: Sequence[int] = ()  #: encoder layers left out of the model of --start, which is then the teacher as well
     adapter: str = ""  #: "lora" or "dora": train low-rank updates of the encoder instead of its weights
     rank: int = 16  #: of an adapter
     patience: int = 0  #: checks without a better dev score after which the run ends and takes the best state; 0: never
@@ -72,10 +77,15 @@ class Plan:
 
 
 class Trainer:
-    """One run: model, optimiser, progress. ``losses`` holds the mean total loss of every reported stretch."""
+    """One run: model, optimiser, progress. ``losses`` holds the mean total loss of every reported stretch.
 
-    def __init__(self, model: RadarModel, plan: Plan, out: Path, until: float = math.inf) -> None:
-        self.model, self.plan, self.out = model, plan, out
+    With a ``teacher`` the model also learns what that one says of each text, labelled or not.
+    """
+
+    def __init__(
+        self, model: RadarModel, plan: Plan, out: Path, until: float = math.inf, teacher: RadarModel | None = None
+    ) -> None:
+        self.model, self.plan, self.out, self.teacher = model, plan, out, teacher
         self._until, self._began, self._from = until, time.time(), 0.0
         self.rows, self.seconds, self.passes = 0, 0.0, 0
         self.losses: list[float] = []
@@ -139,10 +149,15 @@ class Trainer:
             group["lr"] = group["peak"] * warmed * max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         batch = collate(chosen)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = self.model(batch.ids, batch.mask)
-        losses = task_losses(type(logits)(*(scores.float() for scores in logits)), batch)
+            logits = _floats(self.model(batch.ids, batch.mask))
+            with torch.no_grad():
+                taught = _floats(self.teacher(batch.ids, batch.mask)) if self.teacher else None
+        losses = task_losses(logits, batch)
+        loss = total(losses)
+        if taught:
+            loss = loss + total(distilled(logits, taught, batch.mask))
         self.optimiser.zero_grad()
-        torch.autograd.backward(total(losses))
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         return {task: loss.detach() for task, loss in losses.items()}
@@ -200,6 +215,10 @@ class Trainer:
         say(f"Going on from {path} at {self.progress:.0%}.")
 
 
+def _floats(logits: Logits) -> Logits:
+    return Logits(*(scores.float() for scores in logits))
+
+
 def _board(out: Path) -> Any:
     """A TensorBoard writer, where the package is installed."""
     try:
@@ -214,12 +233,12 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, target: Path, out: Path) -> Path:
+def finish(model: RadarModel, mixture: data.Mixture, tokenizer_path: Path, target: Path, out: Path) -> Path:
     """Weigh the two parts and calibrate on dev rows, export, choose thresholds on the exported model, store them in it.
 
     The fp16 model for GPUs, with the same thresholds, stays in ``out``: it is not shipped.
     """
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer, dev = load_tokenizer(tokenizer_path), mixture.dev
     model.eval()
     model.uncalibrate()
     deep, wide = (
@@ -232,9 +251,28 @@ def finish(model: RadarModel, dev: Sequence[data.Row], tokenizer_path: Path, tar
     path = export(model, tokenizer_path, target, facts)
     chosen = calibrate.thresholds(metrics.answers(dev, tokenizer, metrics.onnx_predict(path)))
     set_metadata(path, facts | {"thresholds": chosen})
-    export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
+    half = export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
+    know_home([path, half], mixture, tokenizer)
     say(f"Temperatures {_rounded(temperatures)}, weights of the wide part {_rounded(weights)}; wrote {path}")
     return path
+
+
+def know_home(paths: Sequence[Path], mixture: data.Mixture, tokenizer: Tokenizer) -> None:
+    """Give the exported forms of a model, int8 first, the output ``strangeness``, and say how it tells the probes."""
+    embed, chooser = metrics.onnx_embed(paths[0], tokenizer), random.Random(0)
+    most = dict.fromkeys(sorted(mixture.sets.keys() - NOT_HOME), FAMILIAR) | {"utterances": 5 * FAMILIAR}
+    sets = {name: mixture.sets[name] for name in most}
+    familiar = [row for name, rows in sets.items() for row in chooser.sample(rows, min(len(rows), most[name]))]
+    dev: dict[str, list[str]] = {}
+    for row in mixture.dev:
+        dev.setdefault(row.source.split("/")[0], []).append(row.text)
+    known = [embed(texts) for name, texts in dev.items() if name not in NOT_HOME]
+    middle, scale = calibrate.surroundings(embed([row.text for row in familiar]), known)
+    for path in paths:
+        add_strangeness(path, middle, scale)
+    away = embed([data.clean(one.text) or one.text for one in probes.foreign()])
+    share = (calibrate.strangeness(away, middle, scale) > 1).mean()
+    say(f"Strangeness is measured from {len(familiar)} texts; {share:.0%} of the foreign probes are beyond 1.")
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
@@ -244,6 +282,8 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.inf, start: Path | None = None) -> None:
     """The shipped model; ``until`` is the Unix time at which training is over at the latest, ``start`` a state of an
     earlier run whose weights are the first ones."""
+    if plan.drop and not start:
+        raise SystemExit("A plan that drops layers starts from a trained model: name its state with --start.")
     say("Reading the data sets ...")
     mixture = with_disturbed(data.mixture(data.data_folder()))
     tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
@@ -251,14 +291,18 @@ def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.in
     model = RadarModel.from_base(base)
     if start:
         model.load_weights(torch.load(start, weights_only=True)["model"])
-    trainer = Trainer(model, plan, out, until)
+    teacher = None
+    if plan.drop:
+        teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        model.drop(plan.drop)
+    trainer = Trainer(model, plan, out, until, teacher)
     trainer.resume()
     trainer.run(mixture, tokenizer)
     trainer.model.merge()
     say("Fitting the wide part ...")
     fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
-    finish(trainer.model, mixture.dev, base / "tokenizer.json", target, out)
+    finish(trainer.model, mixture, base / "tokenizer.json", target, out)
 
 
 def smoke(plan: Plan) -> None:
@@ -271,7 +315,7 @@ def smoke(plan: Plan) -> None:
         trainer.run(mixture, tokenizer)
         trainer.model.merge()
         fit(trainer.model.wide, trainable(encode(mixture.sets["utterances"], tokenizer)), plan.seed)
-        path = finish(trainer.model, mixture.dev, TOKENIZER, Path(folder) / "model", Path(folder))
+        path = finish(trainer.model, mixture, TOKENIZER, Path(folder) / "model", Path(folder))
         ids = np.array([tokenizer.encode(text).ids[:8] for text in data.DEMONSTRATION], dtype=np.int64)
         shapes = [list(tensor.shape) for tensor in metrics.onnx_predict(path)(ids, np.ones_like(ids))]
     wanted = [[2, 3], [2, len(ASPECTS), 4], [2, len(DEMANDS), 2], [2, 8, len(EVIDENCE_LABELS)]]

@@ -15,12 +15,10 @@ What waits for the watermark is not saved: after a restart it is read again (:me
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from msgspec.structs import astuple
 
@@ -28,7 +26,7 @@ from stream.agents.clock import SourceClock
 from stream.checkpoint import Changes, Log, Segments, in_order
 from stream.columns import Columns
 from stream.detect import unmet
-from stream.events import ACTIONS, Click, decode_clicks
+from stream.events import ACTIONS, Click, ClickColumns, decode_clicks
 from stream.lanes import Effects
 from stream.recommend.catalogue import Catalogue
 from stream.recommend.intent import Intent
@@ -41,7 +39,7 @@ from stream.windows.behaviour import COUNTS, NONE, PANE_FEATURES, SUMS, Behaviou
 from stream.windows.chats import Chats, Said
 from stream.windows.counted import Counted
 from stream.windows.queries import Queries, most_frequent, normalised
-from stream.windows.sessions import COLUMN, Batch, Sessions, Taken, Told
+from stream.windows.sessions import COLUMN, Sessions, Taken, Told
 from stream.windows.watermark import BEGINNING, MinWatermark
 
 CHUNK: Final = 1_000  # products in one message
@@ -49,19 +47,8 @@ ACTION: Final = {name: place for place, name in enumerate(ACTIONS)}
 EMPTY, ABANDONS, COMPARISONS, PRICED = (
     COUNTS.index(name) for name in ("empty_searches", "abandons", "comparisons", "priced")
 )
+NO_QUERIES: Final[Mapping[int, str]] = {}
 DWELL, CENTS = (SUMS.index(name) for name in ("dwell_ms", "price_cents"))
-
-
-@dataclass(slots=True)
-class Held:
-    """Clicks of one block that wait for the watermark, in parallel arrays."""
-
-    ts: Longs
-    offsets: Longs
-    events: npt.NDArray[np.object_]
-
-    def split(self, earlier: npt.NDArray[np.bool_]) -> tuple[Held, Held]:
-        return tuple(Held(self.ts[m], self.offsets[m], self.events[m]) for m in (earlier, ~earlier))  # type: ignore[return-value]
 
 
 class Clicks:
@@ -78,7 +65,8 @@ class Clicks:
         self._product_log = Log("products")
         self._products_saved = 0
         self._room = settings.max_keys
-        self._held: list[Held] = []
+        self._arrived: list[ClickColumns] = []
+        self._waiting = decode_clicks((), 0, self._products.numbers).clicks  # for the watermark, in time
         self._late: dict[int, list[Click]] = defaultdict(list)  # by the boundary at which they are counted
         self._read = 0  # offset of the next click that was never seen
         self._taken_to = BEGINNING  # all clicks before this event time were taken
@@ -115,41 +103,34 @@ class Clicks:
     # What comes in
 
     def _read_clicks(self, block: Block, effects: Effects) -> None:
-        clicks = decode_clicks(block.records, self._settings.ahead_ms)
-        ts, offsets, events = clicks.ts, clicks.offsets, clicks.events
+        decoded = decode_clicks(block.records, self._settings.ahead_ms, self._products.numbers)
+        clicks, beats, rejects = decoded.clicks, decoded.beats, decoded.rejects
         if block.first < self._read:  # after a restart: what was held comes again, what was taken does too
-            beats = [beat for beat in clicks.beats if beat[0] >= int((offsets < self._read).sum())]
-            again = (offsets < self._read) & (ts >= self._taken_to)
-            self._hold(ts[again], offsets[again], events[again])
-            new = offsets >= self._read
-            ts, offsets, events = ts[new], offsets[new], events[new]
-            skipped = len(new) - len(ts)
-            clicks.beats = [(place - skipped, beat) for place, beat in beats]
-            clicks.rejects = [reject for reject in clicks.rejects if reject.offset >= self._read]
+            known = clicks.offset < self._read
+            self._arrived.append(clicks.take(known & (clicks.ts >= self._taken_to)))
+            clicks, seen = clicks.take(~known), int(known.sum())
+            beats = [(place - seen, beat) for place, beat in beats if place >= seen]
+            rejects = [reject for reject in rejects if reject.offset >= self._read]
         self._read = max(self._read, block.last + 1)
-        effects.rejects = clicks.rejects
-        mark = self._clock.advance(ts, clicks.beats)
-        late = ts < mark
-        effects.counts["records"] += len(events) + len(clicks.beats) + len(clicks.rejects)
-        effects.counts["heartbeats"] += len(clicks.beats)
+        effects.rejects = rejects
+        mark = self._clock.advance(clicks.ts, beats)
+        late = clicks.ts < mark
+        effects.counts["records"] += len(clicks) + len(beats) + len(rejects)
+        effects.counts["heartbeats"] += len(beats)
         effects.counts["late"] += int(late.sum())
         if late.any():
-            self._hold(ts[~late], offsets[~late], events[~late])
-            self._put_late(ts[late], mark[late], events[late], effects)
-        else:
-            self._hold(ts, offsets, events)
+            self._put_late(clicks.take(late), mark[late], effects)
+            clicks = clicks.take(~late)
+        self._arrived.append(clicks)
 
-    def _hold(self, ts: Longs, offsets: Longs, events: npt.NDArray[np.object_]) -> None:
-        if len(ts):
-            self._held.append(Held(ts, offsets, events))
-
-    def _put_late(self, ts: Longs, mark: Longs, events: npt.NDArray[np.object_], effects: Effects) -> None:
+    def _put_late(self, clicks: ClickColumns, mark: Longs, effects: Effects) -> None:
         pane = self._settings.pane_ms
-        correctable = ts >= mark - self._settings.correct_ms
+        correctable = clicks.ts >= mark - self._settings.correct_ms
         effects.counts["dropped_late"] += int((~correctable).sum())
-        newest = mark[correctable] + self._settings.lateness_ms
-        for at, click in zip((newest - newest % pane + pane).tolist(), events[correctable], strict=True):
-            self._late[at].append(click)
+        newest = mark + self._settings.lateness_ms
+        ends = (newest - newest % pane + pane).tolist()
+        for i in np.flatnonzero(correctable).tolist():
+            self._late[ends[i]].append(clicks.click(i))
 
     def _listen(self, block: Block, effects: Effects) -> None:
         """Messages of the chat lanes: what a shopper said, and how far the chats are."""
@@ -169,6 +150,7 @@ class Clicks:
 
     def _advance(self, effects: Effects) -> None:
         """Take the clicks that the watermark has passed, pane by pane, and close what it has ended."""
+        self._sort(effects)
         mark = self._clock.watermark
         for boundary in self._boundaries(mark.value):
             self._take_before(boundary, effects)
@@ -197,85 +179,55 @@ class Clicks:
         pane = self._settings.pane_ms
         last = watermark - watermark % pane
         while self._panes.closed_to < last:
-            times = [int(held.ts.min()) for held in self._held]
-            ends = [time - time % pane + pane for time in (*times, *self._panes.open, *self._queries.panes)]
+            first = self._waiting.ts[:1].tolist()
+            ends = [time - time % pane + pane for time in (*first, *self._panes.open, *self._queries.panes)]
             yield min([last, *ends, *self._late])
 
+    def _sort(self, effects: Effects) -> None:
+        if self._arrived:
+            delivered = ClickColumns.concat([self._waiting, *self._arrived])
+            self._arrived = []
+            self._waiting = in_time(delivered)
+            effects.counts["redelivered"] += len(delivered) - len(self._waiting)
+
     def _take_before(self, watermark: int, effects: Effects) -> None:
-        ready, waiting = [], []
-        for held in self._held:
-            earlier = held.ts < watermark
-            if earlier.all():
-                ready.append(held)
-            elif not earlier.any():
-                waiting.append(held)
-            else:
-                parts = held.split(earlier)
-                ready.append(parts[0])
-                waiting.append(parts[1])
-        self._held = waiting
         self._taken_to = max(self._taken_to, watermark)
-        if ready:
-            ts = np.concatenate([held.ts for held in ready])
-            events = np.concatenate([held.events for held in ready])
-            self._take(ts, events, effects)
+        end = int(np.searchsorted(self._waiting.ts, watermark))
+        if end:
+            clicks, self._waiting = (
+                self._waiting.take(slice(end)),
+                self._waiting.take(np.arange(end, len(self._waiting))),
+            )
+            self._take(clicks, effects)
 
-    def _take(self, ts: Longs, events: npt.NDArray[np.object_], effects: Effects) -> None:
-        """Clicks from one watermark to the next, in any order."""
-        order = np.argsort(ts, kind="stable")
-        ts, events = ts[order], events[order]
-        clicks: list[Click] = self._once(ts, events.tolist())
+    def _take(self, clicks: ClickColumns, effects: Effects) -> None:
+        """Clicks from one watermark to the next, in time."""
         effects.counts["clicks"] += len(clicks)
-        effects.counts["redelivered"] += len(events) - len(clicks)
-        if not clicks:
-            return
-        batch = Batch(
-            users=[click.user_id for click in clicks],
-            session_ids=[click.session_id for click in clicks],
-            ts=ts if len(ts) == len(clicks) else np.array([click.ts for click in clicks]),
-            action=np.array([ACTION[click.action] for click in clicks], np.uint8),
-            product=self._products.numbers([click.product_id for click in clicks]),
-            price=np.array([click.price for click in clicks], np.float64),
-            empty=np.array([click.results == 0 for click in clicks], np.bool_),
-        )
-        batch.empty &= batch.action == ACTION["search"]
-        self._counted.add(batch.ts, [click.event_id for click in clicks])
-        taken = self._sessions.take(batch)
-        self._count(batch, taken, clicks)
-        for i in np.flatnonzero(batch.empty).tolist():
-            if not self._queries.add(self._pane_of(clicks[i]), clicks[i].query or ""):
+        self._counted.add(clicks.ts, clicks.checksum)
+        taken = self._sessions.take(clicks)
+        missed = {i: clicks.click(i).query or "" for i in np.flatnonzero(clicks.empty).tolist()}
+        self._count(clicks, taken, missed)
+        for i, query in missed.items():
+            if not self._queries.add(self._pane_of(int(clicks.ts[i])), query):
                 effects.counts["overflow"] += 1
-        self._end(taken, effects, clicks)
-
-    def _once(self, ts: Longs, clicks: list[Click]) -> list[Click]:
-        """Clicks of one time by id, and a second delivery, which has the same time, left out."""
-        same = np.flatnonzero(ts[1:] == ts[:-1])
-        if not len(same):
-            return clicks
-        dropped: set[int] = set()
-        for first in same[np.append(True, np.diff(same) > 1)].tolist():
-            end = int(np.searchsorted(ts, ts[first], "right"))
-            tied = sorted(clicks[first:end], key=lambda click: click.event_id)
-            clicks[first:end] = tied
-            dropped.update(first + n for n in range(1, len(tied)) if tied[n].event_id == tied[n - 1].event_id)
-        return [click for i, click in enumerate(clicks) if i not in dropped] if dropped else clicks
+        self._end(taken, effects, missed)
 
     # Panes
 
-    def _count(self, batch: Batch, taken: Taken, clicks: list[Click]) -> None:
-        product = batch.product.copy()
-        empty = np.flatnonzero(batch.empty & (product == NONE))
-        if len(empty):
-            product[empty] = self._products.numbers([self._missed(clicks[i].query or "") for i in empty.tolist()])
-        feature = np.where(batch.empty, EMPTY, COLUMN[batch.action])
+    def _count(self, clicks: ClickColumns, taken: Taken, missed: Mapping[int, str]) -> None:
+        """``missed`` are the queries of empty searches, by place."""
+        product = clicks.product.copy()
+        nameless = [i for i in missed if product[i] == NONE]
+        product[nameless] = self._products.numbers([self._missed(missed[i]) for i in nameless])
+        feature = np.where(clicks.empty, EMPTY, COLUMN[clicks.action])
         about = product != NONE
-        priced = about & ~np.isnan(batch.price)
-        cents = np.zeros(len(batch), np.int64)
-        cents[priced] = np.rint(batch.price[priced] * 100)
-        compared = np.zeros(len(batch), np.bool_)
+        priced = about & ~np.isnan(clicks.price)
+        cents = np.zeros(len(clicks), np.int64)
+        cents[priced] = np.rint(clicks.price[priced] * 100)
+        compared = np.zeros(len(clicks), np.bool_)
         compared[[told.place for told in taken.told if told.intent == "comparing"]] = True
         dwelt = taken.looked_at != NONE
-        for pane, here in self._panes.by_pane(batch.ts):
+        for pane, here in self._panes.by_pane(clicks.ts):
             pane.count(product[here & about], feature[here & about])
             pane.count(product[here & priced], np.full(int((here & priced).sum()), PRICED))
             pane.sum(product[here & priced], CENTS, cents[here & priced])
@@ -302,7 +254,7 @@ class Clicks:
             (product,) = self._products.numbers(
                 [click.product_id or (self._missed(click.query or "") if empty else "")]
             )
-            start = self._pane_of(click)
+            start = self._pane_of(click.ts)
             if empty and (query := normalised(click.query or "")):
                 queries[start][query] += 1
             if product != NONE:
@@ -318,8 +270,8 @@ class Clicks:
             if start in queries:
                 self._send_queries(f"{self._source}/late", [boundary, start], start, queries[start], effects)
 
-    def _pane_of(self, click: Click) -> int:
-        return click.ts - click.ts % self._settings.pane_ms
+    def _pane_of(self, ts: int) -> int:
+        return ts - ts % self._settings.pane_ms
 
     def _send_pane(self, source: str, seq: list[int], start: int, pane: Pane, effects: Effects) -> None:
         """A pane by product and by category, to the partitions where their texts are counted."""
@@ -372,9 +324,9 @@ class Clicks:
 
     # Sessions
 
-    def _end(self, taken: Taken, effects: Effects, clicks: list[Click] | None = None) -> None:
+    def _end(self, taken: Taken, effects: Effects, missed: Mapping[int, str] = NO_QUERIES) -> None:
         for told in taken.told:
-            self._trigger(told, clicks[told.place].query or "" if clicks and told.place >= 0 else "", effects)
+            self._trigger(told, missed.get(told.place, ""), effects)
         if taken.left:
             ts, product = np.array(taken.left, np.int64).T
             for pane, here in self._panes.by_pane(ts):
@@ -391,7 +343,7 @@ class Clicks:
             session_id=told.session_id,
             catalogue=self._catalogue,
         )
-        if recommendation.products:
+        if recommendation is not None:
             row = to_dict(recommendation)
             effects.rows["recommendations"].append(row)
             effects.messages.append(("recommendations", told.user_id, row, None))
@@ -402,7 +354,9 @@ class Clicks:
     def _make_room(self) -> None:
         """Forget products that nothing open names, when there are many."""
         if len(self._products) > self._room:
-            new = self._products.keep(np.concatenate((self._sessions.used(), self._panes.used())))
+            used = (self._waiting.product, self._sessions.used(), self._panes.used())
+            new = self._products.keep(np.concatenate(used))
+            self._waiting.product = new[self._waiting.product]
             self._sessions.renumber(new)
             for pane in self._panes.open.values():
                 pane.renumber(new)
@@ -412,7 +366,7 @@ class Clicks:
     def resume(self, topic: str, position: int) -> int:
         if topic.endswith("said"):
             return position
-        return min([position, *(int(held.offsets.min()) for held in self._held)])
+        return int(self._waiting.offset.min(initial=position))
 
     def dump(self) -> Changes:
         changes, self._over = dict(self._over), {}
@@ -459,3 +413,20 @@ class Clicks:
         self._counted.load(segments)
         self._queries.load(segments)
         self._chats.load(segments, self._joint.value)
+
+
+def in_time(clicks: ClickColumns) -> ClickColumns:
+    """Clicks in the order of event time, those of one time by checksum, each once: a second delivery has the same time
+    and then lies beside the first."""
+    order = np.argsort(clicks.ts, kind="stable")
+    ts = clicks.ts[order]
+    same = ts[1:] == ts[:-1]
+    if same.any():
+        tied = np.append(False, same) | np.append(same, False)
+        rows = order[tied]
+        order[tied] = rows[np.lexsort((clicks.checksum[rows], clicks.ts[rows]))]
+        checksum = clicks.checksum[order]
+        alike = np.flatnonzero(same & (checksum[1:] == checksum[:-1])).tolist()
+        ids = {i: clicks.click(order[i]).event_id for pair in alike for i in (pair, pair + 1)}
+        order = np.delete(order, [i + 1 for i in alike if ids[i] == ids[i + 1]])
+    return clicks.take(order)

@@ -78,6 +78,7 @@ class Texts:
         effects.counts["heartbeats"] += beats
         effects.counts["agent_messages"] += len(decoded.events) - beats - len(spoken)
         effects.counts["signals"] += len(spoken)
+        effects.counts["out_of_domain"] += sum(reading.score.foreign for reading in understood)
         effects.counts["late"] += sum(event.ts < mark for event, _, mark in spoken)
         return effects
 
@@ -85,7 +86,7 @@ class Texts:
         """Wait out a scorer that is away: the block stays unacknowledged and back-pressure takes care of the rest."""
         while True:
             try:
-                return await understand(self._scorer, texts)
+                return await understand(self._scorer, texts, self._catalogue.names)
             except ScoringError as error:
                 if not error.again:
                     raise

@@ -208,10 +208,13 @@ class Forecaster:
         exposure = np.where(self.share, state["given"][place], season)
         expected = rate * exposure
         grown = state["age"] - self._settings.ring
-        open_minded = shadow | (grown < self._settings.cycle_panes)
-        highest = np.where(open_minded, np.inf, expected + WINSOR * np.sqrt(expected * spread) + SPARE)
+        highest = np.where(
+            shadow | (grown < self._settings.cycle_panes),
+            np.inf,
+            expected + WINSOR * np.sqrt(expected * spread) + SPARE,
+        )
         seen = np.minimum(state["seen"][place], highest)
-        weight = np.where(open_minded, 1.0, (OUTLIER / np.maximum(state["off"], OUTLIER)) ** 2)
+        weight = np.where(shadow, 1.0, (OUTLIER / np.maximum(state["off"], OUTLIER)) ** 2)
         weight *= (grown >= 0) & (state["held"] <= pane)
         for count, amount, decay in (
             ("count", "exposure", self._decay),

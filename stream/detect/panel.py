@@ -111,8 +111,8 @@ class Panel:
         state["panes"] = state["panes"] * settings.decay(settings.memory) + ~silent
         state["ramp"] = np.where(silent, evidence.NO_RAMP, state["ramp"])
         evidence.learn_spreads(settings, state, windows, ~(held | shadow) & (state["age"] > 2 * settings.ring))
-        known = (state["age"] > 2 * settings.cycle_panes) & (state["held"] <= pane + 1 - settings.together_panes)
-        evidence.learn_days(settings, state, pane, known & ~silent)
+        whole = state["held"] <= pane + 1 - settings.together_panes
+        evidence.learn_days(settings, state, pane, whole & ~silent)
         return Step(pane, surprise, windows, bursts)
 
     def score(self, step: Step, series: int, kind: Statistic) -> Score:

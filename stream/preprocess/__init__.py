@@ -19,11 +19,13 @@ from stream.preprocess import duplicates, private, terms
 from stream.preprocess.align import Alignment, Span, Traced
 from stream.preprocess.duplicates import near_duplicates
 from stream.preprocess.keywords import keywords, language, warm_up
+from stream.preprocess.names import Names
 from stream.preprocess.spans import Found, blanked, joined
 
 __all__ = [
     "Entity",
     "Mask",
+    "Names",
     "Prepared",
     "mask",
     "near_duplicates",
@@ -38,7 +40,7 @@ class Entity:
     """Something concrete a text names.
 
     `type` is one of private.TYPES (then `text` is the tag, never the value) or price, quantity, size, colour, date,
-    time, brand, model, service (then `text` is the readable form). `span` is in the text as given.
+    time, brand, product, model, service (then `text` is the readable form). `span` is in the text as given.
     """
 
     type: str
@@ -93,8 +95,8 @@ class Prepared:
         return tuple(Mask(self.masked[new[0] + 1 : new[1] - 1], old, new) for old, new in pairs)
 
 
-def prepare(text: str) -> Prepared:
-    """Clean, mask and describe a text; never raises."""
+def prepare(text: str, names: Names | None = None) -> Prepared:
+    """Clean, mask and describe a text, whose entities include what ``names`` knows; never raises."""
     read = cleaning.read(text)
     found = private.find(read.text)
     masked = _masked(text, _given(text, read, found))
@@ -106,7 +108,7 @@ def prepare(text: str) -> Prepared:
         clean=clean.text,
         masked=masked.text,
         language=language(clean.text),
-        entities=_entities(read, found, masked, masking),
+        entities=_entities(read, found, masked, masking, names or _NO_NAMES),
         keywords=keywords(clean.text),
         fingerprint=duplicates.fingerprint(clean.text),
         digest=duplicates.digest(whole),
@@ -138,14 +140,16 @@ def _masked(text: str, found: Iterable[Found]) -> Traced:
     return _tagged(Traced(text), found)
 
 
-def _entities(read: Traced, found: list[Found], masked: Traced, masking: Alignment) -> tuple[Entity, ...]:
+def _entities(read: Traced, found: list[Found], masked: Traced, masking: Alignment, names: Names) -> tuple[Entity, ...]:
     pairs = zip(masking.old, masking.new, strict=True)
     entities = [Entity(masked.text[new[0] + 1 : new[1] - 1], masked.text[slice(*new)], old) for old, new in pairs]
-    for start, end, kind in terms.find(blanked(read.text, found)):
+    blank = blanked(read.text, found)
+    for start, end, kind in joined((*terms.find(blank), *names.find(blank))):
         entities.append(Entity(kind, read.text[start:end], read.back(start, end)))
     return tuple(sorted(entities, key=lambda entity: entity.span))
 
 
+_NO_NAMES = Names()
 _BRACKETED = re.compile(r"[【\[(《「{][^】\])》」}]{0,30}[】\])》」}]")
 _NAME_PARTS = re.compile(
     "[a-z\u00c0-\u024f]+|[0-9]+(?:\\.[0-9]+)?|[\u3400-\u9fff]+|[^\\W\\d_a-z\u00c0-\u024f\u3400-\u9fff]+"

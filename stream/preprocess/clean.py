@@ -1,9 +1,10 @@
 """Cleaning: from what arrived to what can be read.
 
-Reviews and chats arrive with markup, invisible characters, full-width digits, traditional characters and floods of
-the same sign; each would hide a telephone number from the masking or split one demand into many spellings.
-`read` brings a text into one readable form, in which personal data is searched. `tidy` then shortens it for the model.
-Both keep the trace back to the text as given, both are linear in its length, and neither raises.
+Reviews and chats arrive with markup, invisible characters, full-width digits, traditional characters, Cyrillic letters
+in English words, blanks inside Chinese ones and floods of the same sign; each would hide a telephone number from the
+masking or split one demand into many spellings. `read` brings a text into one readable form, in which personal data is
+searched. `tidy` then shortens it for the model. Both keep the trace back to the text as given, both are linear in its
+length, and neither raises.
 """
 
 from __future__ import annotations
@@ -47,6 +48,19 @@ _UNSEEN = re.compile(
     # A zero-width joiner stays only where it holds two pictographs together.
     f"|\u200d+(?![{EMOJI}])|(?<![{EMOJI}\ufe0f\U0001f3fb-\U0001f3ff\u200d])\u200d+"
 )
+# Letters that look Latin: the Cyrillic and Greek part of the Unicode confusables (UTS 39). A word is rewritten only if
+# it becomes wholly Latin, so Russian and Greek stay what they are.
+_WORD = re.compile("[A-Za-z\u0370-\u03ff\u0400-\u052f]+")
+_LATIN = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u03bf"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0406\u0408\u0405\u0423"
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+    "aeopcyxijshdoABEKMHOPCTXIJSYABEZHIKMNOPTYX",
+)
+# Chinese with blanks put in, to get past filters: three pieces or more of one or two characters. Blanks between longer
+# pieces are how people part clauses, and stay.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_SPREAD = re.compile(rf"(?<!\w)[{_HAN}]{{1,2}}(?: [{_HAN}]{{1,2}}){{2,}}(?!\w)")
 _FLOOD = re.compile(
     r"\s+"
     rf"|(?P<faces>(?:[{EMOJI}](?:\u200d[{EMOJI}]){{0,6}}){{1,4}}?)(?P=faces){{3,}}"
@@ -56,7 +70,7 @@ _CUT_TAG = re.compile(r"\[[A-Z_]{0,10}\Z")
 
 
 def read(text: str, keep_tags: bool = False) -> Traced:
-    """The readable form: markup, unseen characters, compatibility forms and traditional characters resolved.
+    """The readable form: markup, unseen characters, look-alikes, compatibility and traditional characters resolved.
 
     `keep_tags` leaves the tags in, so that the values of their attributes can be searched for personal data.
     """
@@ -64,6 +78,8 @@ def read(text: str, keep_tags: bool = False) -> Traced:
     if "<" in text or "&" in text:
         read = read.replace(_markup(text, keep_tags))
     read = read.rewrite(_UNSEEN, lambda _: "")
+    if not read.text.isascii():
+        read = read.recoded(_WORD.sub(_latin, read.text))
     if not unicodedata.is_normalized("NFKC", read.text):
         one_to_one, cluster = _compatibility()
         read = read.recoded(read.text.translate(one_to_one))
@@ -79,11 +95,12 @@ def has_tags(text: str) -> bool:
 
 
 def tidy(read: Traced) -> Traced:
-    """Runs of one sign or emoji cut to three, white space squeezed and stripped, at most CLEAN_CHARS characters.
+    """Runs of one sign or emoji cut to three, white space squeezed and stripped, spread Chinese joined, cut to length.
 
     Digits are left alone: 10000 is a price. A tag of personal data is never cut in half.
     """
     head = read.recoded(read.text[:_TIDY_CHARS]).rewrite(_FLOOD, _shortened)
+    head = head.replace(_blanks(head.text))
     blank_front, blank_end = head.text[:1] == " ", head.text[-1:] == " " and len(head.text) > 1
     if blank_front or blank_end:
         edits = [(0, 1, "")] * blank_front + [(len(head.text) - 1, len(head.text), "")] * blank_end
@@ -91,6 +108,17 @@ def tidy(read: Traced) -> Traced:
     if len(head.text) <= CLEAN_CHARS:
         return head
     return head.recoded(_CUT_TAG.sub("", head.text[:CLEAN_CHARS]).rstrip())
+
+
+def _latin(match: re.Match[str]) -> str:
+    word = match[0].translate(_LATIN)
+    return word if word.isascii() else match[0]
+
+
+def _blanks(text: str) -> Iterator[tuple[int, int, str]]:
+    """Edits that take the blanks out of Chinese that is spread."""
+    for match in _SPREAD.finditer(text):
+        yield from ((at, at + 1, "") for at in range(*match.span()) if text[at] == " ")
 
 
 def _shortened(match: re.Match[str]) -> str:

@@ -15,11 +15,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nsmallest
+from operator import neg
 from typing import Any, Final
+
+from stream.preprocess.names import Names
 
 K1: Final = 1.2
 B: Final = 0.75
 MOST_MEMORIES: Final = 10_000
+MOST_FOUND: Final = 50  # products of a search
 LEAD_TIME_DAYS: Final = 7.0
 _RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 
@@ -53,6 +58,7 @@ class Catalogue:
         self._index: dict[str, dict[str, int]] = {}  # word -> product -> times
         self._shelves: dict[str, list[tuple[float, str]]] = {}  # category -> (price, product), sorted
         self._length = 0  # words of all products
+        self.names = Names()  # titles and brands, to be found in texts
         self.version = 0  # grows with every change
         self.memo: dict[Any, Any] = {}  # what others computed from the products as they are; emptied when one changes
 
@@ -84,6 +90,8 @@ class Catalogue:
         self._lengths[product.product_id] = words.total()
         self._length += words.total()
         insort(self._shelves.setdefault(product.category, []), (product.price, product.product_id))
+        self.names.add(product.title, "product")
+        self.names.add(product.brand, "brand")
 
     def remove(self, product_id: str) -> None:
         """Take out a product; one that is not there is no mistake."""
@@ -99,6 +107,8 @@ class Catalogue:
                 del self._index[word]
         self._length -= self._lengths.pop(product_id)
         self._shelves[product.category].remove((product.price, product_id))
+        self.names.remove(product.title, "product")
+        self.names.remove(product.brand, "brand")
 
     def neighbours(self, category: str, price: float, most: int = 50) -> list[Product]:
         """Up to about ``most`` products of a category, those around ``price``, by price and id."""
@@ -107,32 +117,34 @@ class Catalogue:
         near = shelf[max(0, middle - most // 2) : middle + most // 2]
         return [self._products[product_id] for _, product_id in near]
 
-    def search(self, text: str, most: int = 50) -> list[tuple[Product, float]]:
-        """Products that share words with ``text`` and their BM25 scores, best first, ties by id."""
-        question = ("search", text, most)
+    def search(self, text: str, most: int = MOST_FOUND) -> list[tuple[Product, float]]:
+        """At most :data:`MOST_FOUND` products that share words with ``text`` and their BM25 scores, best first, ties
+        by id."""
+        question = ("search", text)
         if question not in self.memo:
             if len(self.memo) >= MOST_MEMORIES:
                 self.memo.clear()
-            self.memo[question] = self._search(text, most)
+            self.memo[question] = self._search(text, MOST_FOUND)
         found: list[tuple[Product, float]] = self.memo[question]
-        return found
+        return found[:most]
 
     def _search(self, text: str, most: int) -> list[tuple[Product, float]]:
         scores: dict[str, float] = {}
-        average = self._length / max(1, len(self._products))
+        average, lengths = self._length / max(1, len(self._products)), self._lengths
         for word in sorted(set(tokens(text))):
             found = self._index.get(word, {})
             rarity = math.log(1 + (len(self._products) - len(found) + 0.5) / (len(found) + 0.5))
             for product_id, times in found.items():
-                norm = K1 * (1 - B + B * self._lengths[product_id] / average)
+                norm = K1 * (1 - B + B * lengths[product_id] / average)
                 scores[product_id] = scores.get(product_id, 0.0) + rarity * times * (K1 + 1) / (times + norm)
-        best = sorted(scores, key=lambda product_id: (-scores[product_id], product_id))[:most]
-        return [(self._products[product_id], scores[product_id]) for product_id in best]
+        best = nsmallest(most, zip(map(neg, scores.values()), scores, strict=True))
+        return [(self._products[product_id], -score) for score, product_id in best]
 
     def likeness(self, left: str, right: str) -> float:
         """Share of words that two products have in common (Jaccard), 0 to 1."""
         a, b = self._words[left].keys(), self._words[right].keys()
-        return len(a & b) / max(1, len(a | b))
+        shared = len(a & b)
+        return shared / max(1, len(a) + len(b) - shared)
 
     def _reshelve(self, before: Product, product: Product) -> None:
         self._products[product.product_id] = product

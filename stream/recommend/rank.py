@@ -8,12 +8,16 @@ find; only what is in stock, and never the product in question itself. Each gets
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from heapq import nsmallest
 from typing import Any, Final
 
 from stream.recommend.catalogue import MOST_MEMORIES, Catalogue, Product
 from stream.recommend.intent import Intent
 from stream.records import Recommendation, Signal, content_id
+
+#: How much one thing speaks for a candidate, from 0 to 1.
+Part = Callable[[Product], float]
 
 MOST: Final = 5
 NO_COUNTS: Final[Mapping[str, float]] = {}
@@ -52,26 +56,12 @@ ASKED: Final = {
 }
 
 
-def trigger(
-    intent: Intent,
-    *,
-    ts: int,
-    user_id: str,
-    session_id: str,
-    catalogue: Catalogue,
-    popularity: Mapping[str, float] = NO_COUNTS,
-    exclude: Iterable[str] = (),
-) -> Recommendation:
-    """What to show a shopper whose session showed ``intent`` at event time ``ts`` (ms); may hold no products."""
+def trigger(intent: Intent, *, ts: int, user_id: str, session_id: str, catalogue: Catalogue) -> Recommendation | None:
+    """What to show a shopper whose session showed ``intent`` at event time ``ts`` (ms); None when there is nothing."""
     demand, said = INTENTS[intent.name]
-    products = rank(
-        catalogue,
-        demand=demand,
-        product=catalogue.get(intent.product_id),
-        text=intent.query,
-        popularity=popularity,
-        exclude=exclude,
-    )
+    products = rank(catalogue, demand=demand, product=catalogue.get(intent.product_id), text=intent.query)
+    if not products:
+        return None
     return Recommendation(
         trigger_id=content_id("session", user_id, session_id, *intent, ts),
         ts=ts,
@@ -145,37 +135,53 @@ def _rank(
     shown = {one.product_id: one for one in near}
     shown |= {product_id: one for product_id in found if (one := catalogue.get(product_id))}
     left_out = {*exclude, *([product.product_id] if product else [])}
-    best_match = max(found.values(), default=0.0)
-    most_popular = max((popularity.get(product_id, 0.0) for product_id in shown), default=0.0)
+    candidates = [one for one in shown.values() if one.stock > 0 and one.product_id not in left_out]
     weights = WEIGHTS.get(demand, WEIGHTS[""])
+    parts = _parts(catalogue, product, text, found, popularity, shown)
+    parts = {name: part for name, part in parts.items() if name in weights}
+    whole = sum(weights[name] for name in parts)
+    columns = [[weights[name] * part(one) for one in candidates] for name, part in parts.items()]
+    gains = list(zip(*columns, strict=True))
+    scores = [round(sum(gain) / whole, 4) for gain in gains]
+    best = nsmallest(most, range(len(scores)), key=lambda i: (-scores[i], candidates[i].product_id))
+    return [
+        {
+            "product_id": candidates[i].product_id,
+            "score": scores[i],
+            "reason": REASONS[max(zip(gains[i], parts, strict=True))[1]],
+        }
+        for i in best
+    ]
 
-    ranked: list[dict[str, Any]] = []
-    for one in shown.values():
-        if one.stock <= 0 or one.product_id in left_out:
-            continue
-        parts = {"popularity": _share(math.log1p(popularity.get(one.product_id, 0.0)), math.log1p(most_popular))}
-        if text:
-            parts["words"] = _share(found.get(one.product_id, 0.0), best_match)
-        if product:
-            parts |= _against(product, one, catalogue)
-        gains = {part: weights[part] * value for part, value in parts.items() if part in weights}
-        score = sum(gains.values()) / sum(weights[part] for part in gains)
-        reason = max(gains, key=lambda part: (gains[part], part))
-        ranked.append({"product_id": one.product_id, "score": round(score, 4), "reason": REASONS[reason]})
-    return sorted(ranked, key=lambda entry: (-entry["score"], entry["product_id"]))[:most]
 
-
-def _against(product: Product, other: Product, catalogue: Catalogue) -> dict[str, float]:
-    """The parts that compare a candidate with the product in question."""
-    shared = sum(other.attributes.get(name) == value for name, value in product.attributes.items())
-    cheap, dear = sorted((product.price, other.price))
-    return {
-        "likeness": catalogue.likeness(product.product_id, other.product_id),
-        "category": float(product.category == other.category),
-        "price": _share(cheap, dear),
-        "cheaper": min(1.0, max(0.0, 2 * _share(product.price - other.price, product.price))),
-        "attributes": _share(shared, len(product.attributes)),
+def _parts(
+    catalogue: Catalogue,
+    product: Product | None,
+    text: str,
+    found: Mapping[str, float],
+    popularity: Mapping[str, float],
+    shown: Iterable[str],
+) -> dict[str, Part]:
+    """What may speak for a candidate, from 0 to 1."""
+    most_popular = math.log1p(max((popularity.get(product_id, 0.0) for product_id in shown), default=0.0))
+    best_match = max(found.values(), default=0.0)
+    parts: dict[str, Part] = {
+        "popularity": lambda one: _share(math.log1p(popularity.get(one.product_id, 0.0)), most_popular)
     }
+    if text:
+        parts["words"] = lambda one: _share(found.get(one.product_id, 0.0), best_match)
+    if product:
+        category, price, attributes = product.category, product.price, product.attributes
+        parts |= {
+            "likeness": lambda one: catalogue.likeness(product.product_id, one.product_id),
+            "category": lambda one: float(one.category == category),
+            "price": lambda one: _share(min(price, one.price), max(price, one.price)),
+            "cheaper": lambda one: min(1.0, max(0.0, 2 * _share(price - one.price, price))),
+            "attributes": lambda one: _share(
+                sum(one.attributes.get(name) == value for name, value in attributes.items()), len(attributes)
+            ),
+        }
+    return parts
 
 
 def _share(part: float, whole: float) -> float:

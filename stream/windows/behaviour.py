@@ -7,6 +7,7 @@ is a handful of numpy calls whatever the number of products. All are whole numbe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -35,6 +36,7 @@ SUMS: Final = ("dwell_ms", "price_cents")
 COUNTS: Final = tuple(name for name in PANE_FEATURES if name not in SUMS)
 DWELL_MS: Final = 600_000
 NONE: Final = -1  # the number of no product
+UNKNOWN: Final = -2  # has no number yet
 
 Ints = npt.NDArray[np.int32]
 Longs = npt.NDArray[np.int64]
@@ -59,12 +61,11 @@ class Products:
 
     def numbers(self, ids: Iterable[str | None]) -> Ints:
         """The number of each id, new ones included; :data:`NONE` for none."""
-        number = self._number
         ids = list(ids)
-        found = [number.get(each, -2) for each in ids]
-        if -2 in found:
-            found = [self._add(each) if n == -2 else n for each, n in zip(ids, found, strict=True)]
-        return np.array(found, np.int32)
+        found = np.fromiter(map(self._number.get, ids, repeat(UNKNOWN)), np.int32, len(ids))
+        for place in np.flatnonzero(found == UNKNOWN).tolist():
+            found[place] = self._add(ids[place])
+        return found
 
     def _add(self, product_id: Any) -> int:
         number = self._number.setdefault(product_id, len(self.ids))

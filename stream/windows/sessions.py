@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from stream.checkpoint import Log, Segments, in_order, pack, unpack
 from stream.columns import Column, Columns
-from stream.events import ACTIONS
+from stream.events import ACTIONS, ClickColumns
 from stream.recommend.intent import INTENTS
 from stream.records import content_id
 from stream.windows.behaviour import DWELL_MS, NONE, PANE_FEATURES, Ints, Longs, Products, grown
@@ -63,22 +63,6 @@ COLUMNS: Final[dict[str, tuple[Any, tuple[int, ...], Any]]] = {  # name: type, s
     "seen_views": (np.uint8, (REMEMBERED,), 0),
     "fired": (np.uint8, (), 0),
 }
-
-
-@dataclass(slots=True)
-class Batch:
-    """Clicks in the order of event time, in parallel columns."""
-
-    users: Sequence[str]
-    session_ids: Sequence[str]
-    ts: Longs
-    action: npt.NDArray[np.uint8]  # place in ACTIONS
-    product: Ints  # number, NONE: none
-    price: npt.NDArray[np.float64]  # nan: not told
-    empty: npt.NDArray[np.bool_]  # a search without results
-
-    def __len__(self) -> int:
-        return len(self.ts)
 
 
 @dataclass(slots=True)
@@ -141,8 +125,8 @@ class Sessions:
 
     # Clicks
 
-    def take(self, batch: Batch) -> Taken:
-        """Take in clicks: the intents they complete and the sessions they prove over."""
+    def take(self, batch: ClickColumns) -> Taken:
+        """Take in clicks in the order of event time: the intents they complete and the sessions they prove over."""
         if not len(batch):
             return Taken([], [], [], np.zeros(0, np.int32), np.zeros(0, np.int64))
         row = self._rows_of(batch)
@@ -187,18 +171,18 @@ class Sessions:
         back[order] = np.arange(len(order))
         return Taken(fired + ended.told, ended.ended, ended.left, looked_at[back], dwell[back])
 
-    def _rows_of(self, batch: Batch) -> Longs:
+    def _rows_of(self, batch: ClickColumns) -> Longs:
         """The open session of each click's shopper; one is begun where there is none."""
-        hashes = _hashes(batch.users)
-        rows = self._row.find(hashes)
+        rows = self._row.find(batch.user)
         new = np.flatnonzero(rows == NONE)
         if len(new):
-            firsts = np.sort(new[np.unique(hashes[new], return_index=True)[1]])
-            self._begin(batch, firsts.tolist())
-            rows[new] = self._row.find(hashes[new])
+            _, firsts, which = np.unique(batch.user[new], return_index=True, return_inverse=True)
+            begun, by_time = np.empty(len(firsts), np.int64), np.argsort(firsts)
+            begun[by_time] = self._begin(batch, new[firsts[by_time]])
+            rows[new] = begun[which]
         return rows
 
-    def _begin(self, batch: Batch, places: list[int]) -> Longs:
+    def _begin(self, batch: ClickColumns, places: Longs) -> Longs:
         """Open a session at each of these clicks; the rows."""
         reused = min(len(places), len(self._free))
         rows = [self._free.pop() for _ in range(reused)]
@@ -207,9 +191,9 @@ class Sessions:
         if self._size > len(self.started):
             self._grow(self._size)
         at = np.array(rows, np.int64)
-        for row, place in zip(rows, places, strict=True):
-            self._ids[row] = f"{batch.users[place]}\0{batch.session_ids[place]}".encode()
-        self._row.put(_hashes([batch.users[place] for place in places]), at)
+        for row, click in zip(rows, map(batch.click, places.tolist()), strict=True):
+            self._ids[row] = f"{click.user_id}\0{click.session_id}".encode()
+        self._row.put(batch.user[places], at)
         for name, (_, _, empty) in COLUMNS.items():
             getattr(self, name)[at] = empty
         self.started[at] = self.last[at] = batch.ts[places]
@@ -253,7 +237,7 @@ class Sessions:
         return before, begin, cut
 
     def _next_sessions(
-        self, batch: Batch, order: Any, row: Any, begin: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]
+        self, batch: ClickColumns, order: Any, row: Any, begin: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]
     ) -> tuple[Any, list[int]]:
         """Begin a session at each cut: the session of each click, and the sessions that are over."""
         if not cut.any():
@@ -261,7 +245,7 @@ class Sessions:
         starts = np.flatnonzero(begin)
         owner = row[starts].copy()
         segments = np.flatnonzero(cut[starts])
-        new = self._begin(batch, order[starts[segments]].tolist())
+        new = self._begin(batch, order[starts[segments]])
         same_shopper = np.append(False, row[starts][1:] == row[starts][:-1])
         owner[segments] = new
         over = np.where(same_shopper[segments], owner[segments - 1], row[starts[segments]])
@@ -335,14 +319,19 @@ class Sessions:
         return has
 
     def _fire(self, told: list[tuple[int, str]], row: Any, order: Any, ts: Longs, product: Ints) -> list[Told]:
-        fired = []
-        for i, intent in sorted(told):
-            session = int(row[i])
-            if not self.fired[session] & BIT[intent]:
-                self.fired[session] |= BIT[intent]
-                user, session_id = self._names(session)
-                fired.append(Told(intent, int(order[i]), user, session_id, int(product[i]), int(ts[i])))
-        return fired
+        if not told:
+            return []
+        told = sorted(told)
+        at = np.array([i for i, _ in told])
+        places, sessions = order[at].tolist(), row[at].tolist()
+        fired = dict(zip(sessions, self.fired[row[at]].tolist(), strict=True))
+        first: list[Told] = []
+        for (i, intent), place, session in zip(told, places, sessions, strict=True):
+            if not fired[session] & BIT[intent]:
+                fired[session] |= BIT[intent]
+                first.append(Told(intent, place, *self._names(session), int(product[i]), int(ts[i])))
+        self.fired[list(fired)] = list(fired.values())
+        return first
 
     def _cart(self, row: int, action: int, product: int) -> None:
         cart = self._carts.get(row)
@@ -375,20 +364,23 @@ class Sessions:
     def _schedule(self, rows: Longs) -> None:
         buckets = (self.last[rows] + self._gap) // BUCKET_MS + 1
         self._bucket[rows] = buckets
-        for bucket in np.unique(buckets).tolist():
-            self._buckets.setdefault(bucket, []).append(rows[buckets == bucket])
+        order = np.argsort(buckets, kind="stable")
+        numbers, firsts = np.unique(buckets[order], return_index=True)
+        for bucket, part in zip(numbers.tolist(), np.split(rows[order], firsts[1:]), strict=False):
+            self._buckets.setdefault(bucket, []).append(part)
 
     def close(self, watermark: int) -> Taken:
         """End the sessions whose silence was over at the last whole bucket before ``watermark``."""
         boundary = watermark // BUCKET_MS
-        over: list[int] = []
-        for bucket in sorted(number for number in self._buckets if number <= boundary):
-            rows = np.unique(np.concatenate(self._buckets.pop(bucket)))
-            rows = rows[self._bucket[rows] == bucket]
-            done = self.last[rows] + self._gap < boundary * BUCKET_MS
-            over += rows[done].tolist()
-            self._schedule(rows[~done])
-        return self._end(over)
+        due = [rows for number in list(self._buckets) if number <= boundary for rows in self._buckets.pop(number)]
+        if not due:
+            return self._end([])
+        rows = np.unique(np.concatenate(due))
+        rows = rows[(self._bucket[rows] <= boundary) & self._alive[rows]]
+        rows = rows[np.argsort(self._bucket[rows], kind="stable")]
+        done = self.last[rows] + self._gap < boundary * BUCKET_MS
+        self._schedule(rows[~done])
+        return self._end(rows[done].tolist())
 
     def shrink(self, most: int) -> Taken:
         """End the sessions silent for longest, as cut, until no more than ``most`` are open."""
