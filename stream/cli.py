@@ -58,7 +58,9 @@ def output() -> Console:
 
 
 def show(data: Any, indent: bool = False) -> None:
-    click.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2 if indent else None).decode())
+    """Print ``data`` as JSON; keys that are no texts, as years, become some."""
+    option = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indent else 0)
+    click.echo(orjson.dumps(data, option=option).decode())
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

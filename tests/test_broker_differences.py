@@ -339,8 +339,8 @@ async def _static_member(address: str, name: str) -> bool:
             while len(stays.assignment()) != 1:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             before = stays._coordinator.generation
-        async with member(address, name, "returns"):
-            return bool(stays._coordinator.generation == before)
+        async with member(address, name, "returns") as returned:
+            return bool(returned._coordinator.generation == before)
 
 
 @pytest.fixture(scope="module")
