@@ -118,14 +118,16 @@ def alarms(surprise: Iterable[Floats], limit: float, quiet: int) -> Alarms:
     return Alarms(np.array(above), np.array(opened))
 
 
-def watch(settings: Settings, counts: Floats, limit: float, first: int = 0, freeze: bool = False) -> dict[str, Alarms]:
+def watch(
+    settings: Settings, counts: Floats, limit: float, first: int = 0, freeze: bool = False, parents: Any = None
+) -> dict[str, Alarms]:
     """Every kind of test over ``counts`` (panes x series), each alone.
 
-    ``freeze``: nothing is learnt while a burst is open.
+    ``freeze``: nothing is learnt while a burst is open; ``parents``: none unless given.
     """
     panel = Panel(settings)
     series = counts.shape[1]
-    panel.place(np.full(series, -1), np.zeros(series, bool))
+    panel.place(np.full(series, -1) if parents is None else parents, np.zeros(series, bool))
     frozen, calm = np.zeros(series, bool), np.full(series, settings.ring)
     found: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
     for pane, seen in enumerate(counts):
@@ -220,17 +222,27 @@ def overdispersed(rng: np.random.Generator, mean: Floats, phi: float) -> Floats:
 
 
 def null_alarms(series: int) -> dict[str, float]:
-    """False alarms over the budget of one in seven days a key and kind, after a week; Poisson and phi = 2."""
+    """False alarms over the budget of one in seven days a key and kind, after a week; Poisson and phi = 2; of series
+    beside siblings under one parent, and of series alone."""
     rng = np.random.default_rng(3)
-    a_day = np.repeat([0.5, 5.0, 50.0, 500.0], series)
+    volumes = (0.5, 5.0, 50.0, 500.0)
+    tops = len(volumes)
+    parents = np.concatenate([np.full(tops, -1), np.repeat(np.arange(tops), series)])
     figures = {}
     for phi in (1.0, 2.0):
-        counts = overdispersed(rng, rates(SHOP, a_day, DAYS), phi)
-        found = watch(SHOP, counts, threshold(SHOP.pane_ms, key_days=7), freeze=True)
-        for kind, alarm in found.items():
-            opened = alarm.opened[7 * DAY // SHOP.pane_ms :].reshape(-1, 4, series).sum(axis=(0, 2))
-            for volume, number in zip((0.5, 5, 50, 500), opened, strict=True):
-                figures[f"{kind}, phi {phi:g}, {volume} a day"] = round(float(number) / (series * (DAYS - 7) / 7), 2)
+        counts = overdispersed(rng, rates(SHOP, np.repeat(volumes, series), DAYS), phi)
+        whole = counts.reshape(len(counts), tops, series).sum(axis=2)
+        limit = threshold(SHOP.pane_ms, key_days=7)
+        for kin in (True, False):
+            found = watch(
+                SHOP, np.concatenate([whole, counts], axis=1), limit, freeze=True,
+                parents=parents if kin else np.full(len(parents), -1),
+            )  # fmt: skip
+            for kind, alarm in found.items():
+                opened = alarm.opened[7 * DAY // SHOP.pane_ms :, tops:].reshape(-1, tops, series).sum(axis=(0, 2))
+                for volume, number in zip(volumes, opened, strict=True):
+                    name = f"{kind}, phi {phi:g}, {volume:g} a day, {'with siblings' if kin else 'alone'}"
+                    figures[name] = round(float(number) / (series * (DAYS - 7) / 7), 2)
     return figures
 
 

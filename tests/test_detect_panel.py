@@ -188,6 +188,19 @@ def test_what_white_noise_gives_stays_within_the_budget():
     assert opened.sum() <= 1.2 * 200 * 4
 
 
+def test_habits_of_siblings_teach_what_a_burst_is_worth():
+    counts = poisson(2.0, 24 * 28, 9)
+    counts[-1, 1] = 14
+    surprises = []
+    for more_runs in (0, 300):
+        made = panel(9, [-1, *[0] * 8])
+        run(made, counts[:-1])
+        made.state["burst_runs"][2:] += more_runs
+        surprises.append(run(made, counts[-1:], len(counts) - 1)["burst"][0])
+    calm, restless = surprises
+    assert 0 < restless[1] < calm[1]
+
+
 @pytest.mark.parametrize("parents", [[1, 0], [0], [-1, 2, 1]])
 def test_a_ring_of_parents_is_refused(parents):
     with pytest.raises(ValueError, match="own ancestor"):

@@ -193,7 +193,7 @@ def test_one_step_lowers_the_loss(tokenizer: Tokenizer) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(float(loss))
+        losses.append(loss.detach().item())
     assert losses[-1] < losses[0]
 
 

@@ -54,7 +54,7 @@ def test_the_wide_part_learns_what_a_phrase_says(tokenizer: Tokenizer) -> None:
     examples = encode(rows, tokenizer)
     wide = Wide()
     batch = collate(examples)
-    before = float(total(label_losses(*wide(batch.ids), batch)))
+    before = total(label_losses(*wide(batch.ids), batch)).detach().item()
     fit(wide, examples)
     with torch.no_grad():
         assert float(total(label_losses(*wide(batch.ids), batch))) < before

@@ -1,6 +1,7 @@
 """The texts written for this project: our utterances and the probes, checked line by line."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.labels import ASPECTS, DEMANDS, POLARITIES
 from training import probes
-from training.data import DEMONSTRATION, UTTERANCES, clean, find, grams, key, split_of
+from training.data import DEMONSTRATION, ROOT, UTTERANCES, clean, find, grams, key, split_of
 from training.probes import PERTURBATIONS
 
 LANGS = ("zh", "en")
@@ -71,6 +72,24 @@ def test_a_faulty_row_is_found_out() -> None:
     for broken in ({"evidence": ["退钱"]}, {"evidence": []}, {"strength": 0}, {"demand": "refund"}):
         assert faults(right | {"demands": [sound | broken]})
     assert faults(right | {"demands": [sound, sound]}) and faults(right | {"demands": [], "kind": "mail"})
+
+
+def test_the_guide_says_of_its_pairs_what_the_rows_say() -> None:
+    guide = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+    table = guide.split("| border |")[1].split("\n\n")[0]
+    rows = {item["text"]: item for item in ITEMS}
+    pairs = [
+        pair for cell in table.split(" | ") for pair in re.findall(r"(?:^|; )([^→]+) → (.+?)(?=; [^→]+ →| \||$)", cell)
+    ]
+    assert len(pairs) == len(re.findall("→", table)) > 40
+    for text, said in pairs:
+        row = rows[text.strip('"')]
+        labels = re.findall("|".join((*ASPECTS, *DEMANDS)), said.split(", not ")[0])
+        assert sorted(labels) == sorted(
+            [*(one["aspect"] for one in row["aspects"]), *(one["demand"] for one in row["demands"])]
+        ), text
+        strength = float((re.findall(r"0\.\d", said) or ["0.6"])[0])
+        assert all(one["strength"] == strength for one in row["demands"]), text
 
 
 def test_rows_are_labelled_by_the_scheme_and_their_evidence_stands_in_the_text() -> None:

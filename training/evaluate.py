@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from serving.labels import ASPECTS, DEMANDS
 from training import calibrate, data, mapping, metrics, probes, reliability
 from training.baselines import Majority, SnowSentiment, TfIdf
 from training.batches import collate, encode, load_tokenizer
-from training.fewshot import Head, strangeness
+from training.fewshot import Head
 from training.metrics import Answer
 from training.model import RadarModel
 from training.train import BASE, REPOSITORY_MODEL, say
@@ -260,16 +259,13 @@ def few_shot(folder: Path, model_file: Path, tokenizer: Any) -> dict[str, float]
     }
 
 
-def foreign(
-    model_file: Path, tokenizer: Any, familiar: Sequence[data.Row], ours: Sequence[data.Row]
-) -> dict[str, float]:
-    """How well strangeness, the distance to the nearest of 2,000 training texts, tells texts from outside the domain
-    from our held-out utterances: the chance that a foreign text is the stranger of two, by kind and over all."""
-    embed = metrics.onnx_embed(model_file, tokenizer)
-    seen = embed([row.text for row in random.Random(0).sample(familiar, min(2000, len(familiar)))])
-    home = strangeness(embed([row.text for row in ours]), seen)
+def foreign(model_file: Path, tokenizer: Any, ours: Sequence[data.Row]) -> dict[str, float]:
+    """How well ``strangeness`` tells texts from outside the domain from our held-out utterances: the chance that a
+    foreign text is the stranger of two, by kind and over all."""
+    strange = metrics.onnx_embed(model_file, tokenizer, "strangeness")
     texts = probes.foreign()
-    away = strangeness(embed([data.clean(one.text) or one.text for one in texts]), seen)
+    home = strange([row.text for row in ours])[:, 0]
+    away = strange([data.clean(one.text) or one.text for one in texts])[:, 0]
     kinds = {"all": away} | {
         kind: away[[one.kind == kind for one in texts]] for kind in sorted({one.kind for one in texts})
     }
@@ -358,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Score shift under the bias probe (aim: 0.02): " + _listed(shift(model)),
         "HINT3 sofmattress from its 328 examples (aims: 0.80, 0.65): " + _listed(few_shot(folder, path, tokenizer)),
         "Out of domain, chance that a foreign text is stranger than one of ours: "
-        + _listed(foreign(path, tokenizer, data.part(data.unique(data.utterances()), "train"), ours)),
+        + _listed(foreign(path, tokenizer, ours)),
         "Expected calibration error: "
         + _listed({name: reliability.calibration_error(pairs) for name, pairs in panels.items()})
         + " ([picture](reliability.svg))",

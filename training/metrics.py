@@ -84,15 +84,15 @@ def onnx_predict(path: Path) -> Predict:
     return predict
 
 
-def onnx_embed(path: Path, tokenizer: Tokenizer) -> Callable[[Sequence[str]], Floats]:
-    """The mean state of texts, [N, H], as an exported model gives it; each text is read alone, as it is served."""
+def onnx_embed(path: Path, tokenizer: Tokenizer, output: str = "embedding") -> Callable[[Sequence[str]], Floats]:
+    """The mean state of texts, [N, H], or another output of an exported model; each text is read alone, as served."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    if "embedding" not in [output.name for output in session.get_outputs()]:
-        raise SystemExit(f"{path} gives no embedding: export it again with python -m training.train.")
+    if output not in [each.name for each in session.get_outputs()]:
+        raise SystemExit(f"{path} gives no {output}: export it again with python -m training.train.")
 
     def embed(texts: Sequence[str]) -> Floats:
         ids = [np.array([encoding.ids], np.int64) for encoding in tokenizer.encode_batch(list(texts))]
-        states = [session.run(["embedding"], {"input_ids": one, "attention_mask": np.ones_like(one)})[0] for one in ids]
+        states = [session.run([output], {"input_ids": one, "attention_mask": np.ones_like(one)})[0] for one in ids]
         return np.concatenate(states)
 
     return embed

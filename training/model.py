@@ -109,9 +109,12 @@ class RadarModel(nn.Module):
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Take up the weights of an earlier run, which may have had fewer layers and no wide part."""
         self.drop(range(_layers(state), len(self.encoder.encoder.layer)))
-        missing, unexpected = self.load_state_dict(dict(state), strict=False)
-        if unexpected or any(not name.startswith("wide") for name in missing):
-            raise SystemExit(f"These are weights of another model: {[*missing, *unexpected][:3]} …")
+        own = self.state_dict()
+        wrong = [name for name in own if name not in state and not name.startswith("wide")]
+        wrong += [name for name, tensor in state.items() if name not in own or own[name].shape != tensor.shape]
+        if wrong:
+            raise SystemExit(f"These are weights of another model: {wrong[:3]} …")
+        self.load_state_dict(dict(state), strict=False)
 
     def drop(self, layers: Collection[int]) -> None:
         """Leave these layers of the encoder out, 0 the lowest; training brings most of what they did back.

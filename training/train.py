@@ -33,6 +33,7 @@ from training.batches import MAX_LENGTH, Encoded, batches, collate, encode, load
 from training.disturb import with_disturbed
 from training.losses import distilled, task_losses, total
 from training.model import Logits, RadarModel
+from training.restore import restored
 from training.wide import fit
 
 REPOSITORY_MODEL: Final = data.ROOT / "model_repo" / "demand" / "1"
@@ -44,6 +45,8 @@ WARM_UP: Final = 0.04
 SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
 CHECK_ROWS: Final = 300
+#: Whether this CPU computes in bf16; emulated, a step takes seven times as long as in fp32.
+HALVES: Final = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 #: Texts of each set from which strangeness is measured, of utterances five times as many: chats are like them.
 FAMILIAR: Final = 300
 NOT_HOME: Final = {"clinc", "disturbed", "joined"}  #: sets whose texts are not shop language as customers write it
@@ -148,7 +151,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * warmed * max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         batch = collate(chosen)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=HALVES):
             logits = _floats(self.model(batch.ids, batch.mask))
             with torch.no_grad():
                 taught = _floats(self.teacher(batch.ids, batch.mask)) if self.teacher else None
@@ -281,16 +284,18 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.inf, start: Path | None = None) -> None:
     """The shipped model; ``until`` is the Unix time at which training is over at the latest, ``start`` a state of an
-    earlier run whose weights are the first ones."""
+    earlier run, or an exported model, whose weights are the first ones."""
     if plan.drop and not start:
-        raise SystemExit("A plan that drops layers starts from a trained model: name its state with --start.")
+        raise SystemExit("A plan that drops layers starts from a trained model: name it with --start.")
     say("Reading the data sets ...")
     mixture = with_disturbed(data.mixture(data.data_folder()))
     tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
     say(f"{len(mixture.train)} training rows, {len(mixture.dev)} dev rows, {mixture.dropped} left out as leaks.")
     model = RadarModel.from_base(base)
     if start:
-        model.load_weights(torch.load(start, weights_only=True)["model"])
+        model.load_weights(
+            restored(start) if start.suffix == ".onnx" else torch.load(start, weights_only=True)["model"]
+        )
     teacher = None
     if plan.drop:
         teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -332,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny model on the repository's texts, a minute")
     parser.add_argument("--config", type=Path, default=CONFIGS / "shipped.toml", help="the plan of the run")
     parser.add_argument("--base", type=Path, default=BASE, help="folder of an encoder in Hugging Face form")
-    parser.add_argument("--start", type=Path, help="state of an earlier run (last.pt) to go on from as a new run")
+    parser.add_argument("--start", type=Path, help="last.pt of an earlier run or an exported model.onnx to go on from")
     parser.add_argument("--out", type=Path, default=data.ROOT / "build" / "checkpoints", help="where states are kept")
     parser.add_argument("--target", type=Path, default=REPOSITORY_MODEL, help="where the exported model goes")
     parser.add_argument("--minutes", type=float, help="budget of computing time, instead of the plan's")

@@ -19,11 +19,11 @@ excess of ``scale`` at their peaks, excesses being close to exponential (they ar
 
     surprise = -log10(runs / panes) + (x - start) / (scale ln 10).
 
-Each series learns both figures of itself, from a prior worth ``Settings.prior_runs`` runs: what white noise gives
-through the same windows (:func:`white`; ``start`` is where it gives one run in ``Settings.run_panes``); the number of
-runs is taken ``CAUTION`` posterior deviations higher. Few counts
-behave otherwise than white noise, so no burst is believed to be rarer than the same evidence is among Poisson counts as
-few as these (:func:`poisson`). So dependent windows, overlapping ones, discrete counts and
+Each series learns both figures of itself, from a prior worth ``Settings.prior_runs`` runs: what its siblings showed,
+who begin in the same way with what white noise gives through the same windows (:func:`white`; ``start`` is where it
+gives one run in ``Settings.run_panes``). The number of runs is taken ``CAUTION`` posterior deviations higher. Few
+counts behave otherwise than white noise, so no burst is believed to be rarer than the same evidence is among Poisson
+counts as few as these (:func:`poisson`). So dependent windows, overlapping ones, discrete counts and
 habitual spikes are all paid for, and a budget of one alarm in N panes is the threshold log10(N), whatever the series.
 """
 
@@ -194,23 +194,39 @@ def ramp(state: Matrix, seen: Floats, forecast: Forecast, spread: Floats, frozen
     return np.asarray(np.maximum(np.logaddexp.reduce(sums, axis=0) - np.log(len(RISES)), 0.0) / LN10)
 
 
-def surprise(settings: Settings, state: Matrix, kind: str, evidence: Floats, usable: Mask, events: Floats) -> Floats:
+def surprise(
+    settings: Settings,
+    state: Matrix,
+    kind: str,
+    evidence: Floats,
+    usable: Mask,
+    events: Floats,
+    group: NDArray[np.int64],
+) -> Floats:
     """What evidence is worth in time (see above), from what was known before; then takes it in.
 
-    ``events``: what the longest window expects, in counts over their dispersion.
+    ``events``: what the longest window expects, in counts over their dispersion; siblings share a ``group``.
     """
     start, scale = white(settings) if kind == "burst" else (np.log10(settings.run_panes), 1 / LN10)
-    runs, excess = state[f"{kind}_runs"], state[f"{kind}_excess"]
-    known = settings.prior_runs + runs
-    often = (known + CAUTION * np.sqrt(known)) / (settings.prior_runs * settings.run_panes + state["panes"])
+    prior, runs, excess = settings.prior_runs, state[f"{kind}_runs"], state[f"{kind}_excess"]
+    theirs = prior + others(group, runs)
+    gap = (prior * settings.run_panes + others(group, state["panes"])) / theirs
+    known = prior + runs
+    often = (known + CAUTION * np.sqrt(known)) / (prior * gap + state["panes"])
     often = np.maximum(often, FEWEST / settings.run_panes)
-    mean = np.maximum((settings.prior_runs * scale + excess) / known, scale)
+    usual = (prior * scale + others(group, excess)) / theirs
+    mean = np.maximum((prior * usual + excess) / known, scale)
     above = evidence - start
     result = np.where((above > 0) & usable, above / (mean * LN10) - np.log10(often), 0.0)
     if kind == "burst":
         result = np.minimum(result, poisson_surprise(settings, np.maximum(above, 0.0), events))
     learn_runs(settings, state, kind, above, usable, MOST_EXCESS * scale)
     return result
+
+
+def others(group: NDArray[np.int64], values: Floats) -> Floats:
+    """Of each series, the sum over the others of its group."""
+    return np.maximum(np.bincount(group, values)[group] - values, 0.0)
 
 
 def learn_runs(settings: Settings, state: Matrix, kind: str, above: Floats, usable: Mask, most: float) -> None:

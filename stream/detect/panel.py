@@ -107,7 +107,9 @@ class Panel:
             "silence": evidence.silence(settings, windows, spread, forecast.doubt, state["gap"]),
         }
         events = last.expected / spread[0]
-        surprise = {kind: evidence.surprise(settings, state, kind, found[kind], ~silent, events) for kind in KINDS}
+        surprise = {
+            kind: evidence.surprise(settings, state, kind, found[kind], ~silent, events, self._group) for kind in KINDS
+        }
         state["panes"] = state["panes"] * settings.decay(settings.memory) + ~silent
         state["ramp"] = np.where(silent, evidence.NO_RAMP, state["ramp"])
         evidence.learn_spreads(settings, state, windows, ~(held | shadow) & (state["age"] > 2 * settings.ring))
