@@ -789,35 +789,39 @@ def rules_schema() -> None:
 
 @rules.command("test")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--input", "source", required=True, help="A file of `radar dump --canonical`, - for stdin, or simulated.")
+@click.option(
+    "--input", "source", required=True, help="Lines of a canonical dump or of signals, - for stdin, or simulated."
+)
 @json_option
 def test_rules(file: Path, source: str, as_json: bool) -> None:
-    """The alerts that FILE would have told over texts that were understood before; no server is needed."""
+    """The alerts that FILE would have told over what was understood before, and what that cannot show; no server."""
     from stream import alerts as reader
     from stream import tryout
-    from stream.records import to_dict
+    from stream.detect.untried import untried
 
     found, settings = rules_of(file), Settings()
     try:
         if source == "simulated":
-            panes, what = tryout.simulated(settings.pane_ms), "a simulated shop"
+            signals = tryout.read_signals(tryout.simulated(settings.pane_ms), settings.pane_ms)
         else:
             with click.open_file(source, "rb") as lines:
-                panes, texts = tryout.read_panes(lines, settings.pane_ms)
-            what = f"{texts:,} texts"
+                signals = tryout.read_signals(lines, settings.pane_ms)
     except OSError as error:
         raise click.UsageError(f"--input {source}: {error.strerror}; say simulated, - or a file") from error
     except tryout.BadInput as error:
         click.echo(f"radar: {error}", err=True)
         sys.exit(NO)
-    states = [to_dict(alert) for alert in tryout.try_rules(found, panes, settings.pane_ms, settings.window_panes)]
+    states = run(tryout.try_rules(found, signals, settings))
     newest = {state["alert_id"]: state for state in states}
     if as_json:
         for state in states:
             show(state)
     elif newest:
         output().print(reader.as_table(newest.values()))
-    console.print(f"{what} in {len(panes):,} panes: {len(newest)} alerts, {len(states)} states")
+    texts, panes = signals.events["texts"], signals.events["panes"]
+    console.print(f"{texts:,} texts in {panes:,} panes: {len(newest)} alerts, {len(states)} states")
+    for note in untried(found, signals.heard, signals.last_ts - signals.first_ts):
+        console.print(note)
 
 
 @rules.command()

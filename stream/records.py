@@ -17,7 +17,7 @@ AlertState = Literal["pending", "open", "acknowledged", "silenced", "snoozed", "
 
 def content_id(*parts: object) -> str:
     """A 16-digit hexadecimal id that depends on ``parts`` alone."""
-    return blake2b("\x1f".join([str(part) for part in parts]).encode(), digest_size=8).hexdigest()
+    return blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Alert:
     observed: float
     expected: float
     band: tuple[float, float]
-    contributions: dict[str, float]  # shares of reviews, chats and clicks; they add up to 1
+    contributions: dict[str, float]  # shares of reviews, chats, clicks and ratings; they add up to 1
     evidence: list[Quote]
     rule: str
     rule_version: str

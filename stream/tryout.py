@@ -1,126 +1,122 @@
-"""``radar rules test``: what a rules file would have made of texts that were understood before. No server, no model.
+"""``radar rules test``: what a rules file would have made of what was understood before. No server, no model.
 
 It reads lines of ``radar dump --canonical`` (tables ``signals`` and ``windows``) or messages of the topic ``signals``,
-counts them in panes and lets the same engine look as in a worker, one for the whole shop. What comes late for its pane
-is taken as if it had been on time. ``radar backtest`` compares two files on recorded events in all detail.
+puts them in the order of their panes, so that what came late is taken as if it had been on time, and lets the fusion
+lane count and judge them, one for the whole shop. ``radar backtest`` compares two files on recorded events in all
+detail.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from rich.table import Table
 
 from serving.labels import ASPECTS, DEMANDS
-from stream.detect.cells import VOLUME, Candidate, Cell, Key, Scope, Source, merge
-from stream.detect.engine import Engine
+from stream.agents.fusion import Message, read_behaviour, read_queries, read_request, read_text
+from stream.backtest.lab import Record, Rows, Signals, alerts_of
 from stream.detect.feedback import Precision, Suggestion
 from stream.detect.lifecycle import duration
 from stream.detect.policy import Rules
-from stream.records import Alert
+from stream.events import SOURCES
+from stream.settings import Settings
 from stream.simulate.shop import START
 from stream.windows.behaviour import PANE_FEATURES
-from stream.windows.tallies import BEHAVIOUR
 
-QUOTE_CHARACTERS: Final = 280
-BEHAVIOUR_KIND: Final = "demand_surge"
-Panes = dict[int, dict[Key, Cell]]
+#: What the fusion lane counts; each raises KeyError, TypeError or ValueError for a message that is none.
+READERS: Final[Mapping[str, Callable[[Message], object]]] = {
+    "text": read_text, "panes": read_behaviour, "request": read_request, "queries": read_queries,
+}  # fmt: skip
+#: The columns of table ``signals`` that are those of a message.
+SAME: Final = (
+    "signal_id", "event_id", "ts", "channel", "user_id", "product_id", "category", "rating", "text", "fingerprint",
+)  # fmt: skip
+
+Identity = tuple[Any, ...]
 
 
 class BadInput(ValueError):
     """A line that is neither; the message names it and what to do."""
 
 
-def try_rules(rules: Rules, panes: Mapping[int, Mapping[Key, Cell]], pane_ms: int, window_panes: int) -> list[Alert]:
-    """Every state of every alert over ``panes`` (by their start), with two windows of silence after them."""
-    engine = Engine(rules.rules, pane_ms, window_panes)
-    alerts = [alert for start in sorted(panes) for alert in engine.step(start, panes[start])]
-    if panes:
-        alerts += engine.step(max(panes) + 2 * window_panes * pane_ms, {})
-    return alerts
+async def try_rules(rules: Rules, signals: Signals, settings: Settings) -> Rows:
+    """Every state of every alert that ``rules`` tell, as rows of the table ``alerts``."""
+    return await alerts_of(signals, settings.model_copy(update={"partitions": 1}), rules)
 
 
-def read_panes(lines: Iterable[bytes], pane_ms: int) -> tuple[Panes, int]:
-    """The counts in ``lines`` by pane, and how many texts they have. Raises :class:`BadInput`."""
-    panes: Panes = defaultdict(dict)
-    seen: set[str] = set()
+def read_signals(lines: Iterable[bytes], pane_ms: int) -> Signals:
+    """What is to be counted of ``lines``, up to the end of the last pane. Raises :class:`BadInput`."""
+    signals, texts = Signals([[]], ""), set()
+    panes: dict[int, dict[Identity, Message]] = defaultdict(dict)
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = orjson.loads(line)
-            kind = row.get("table") or row.get("kind")
-            if kind in ("signals", "text"):
-                if row["signal_id"] not in seen:
-                    seen.add(row["signal_id"])
-                    _count(panes[row["ts"] - row["ts"] % pane_ms], signal_cells(row))
-            elif kind == "windows":
-                _count(panes[row["pane_start"] - row["pane_start"] % pane_ms], behaviour_cells(row))
-            elif "topic" in row:
-                raise BadInput(
-                    f"line {number} is a raw event, and its text is not understood yet: send the file through "
-                    "`radar replay`, write `radar dump --canonical -o run.jsonl` and test with that"
-                )
-        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(
-                f"line {number} is neither a row of `radar dump --canonical` nor a message of signals: {error!r}"
-            ) from error
-    return panes, len(seen)
+        for identity, message in _read(number, line):
+            ts = message["pane" if "pane" in message else "ts"]
+            panes[ts - ts % pane_ms].setdefault(identity, message)
+            signals.hear(message)
+            texts.add(message.get("signal_id"))
+    clocks = [{"kind": "watermark", "source": f"{topic}/0", "idle": False, "replay": True} for topic in SOURCES]
+    for start, messages in sorted(panes.items()):
+        stamped = [
+            message | {"source": "input", "seq": [start, place], "mark": start}
+            for place, message in enumerate(messages.values())
+        ]
+        told = (*stamped, *(clock | {"ts": start + pane_ms} for clock in clocks))
+        signals.partitions[0] += [Record(0, 0, None, orjson.dumps(message)) for message in told]
+    signals.first_ts, signals.last_ts = min(panes, default=0), max(panes, default=0)
+    signals.events = Counter(texts=len(texts - {None}), panes=len(panes))
+    return signals
 
 
-def _count(cells: dict[Key, Cell], more: Iterable[tuple[Key, Cell]]) -> None:
-    for key, cell in more:
-        cells[key] = merge(cells[key], cell) if key in cells else cell
+def _read(number: int, line: bytes) -> list[tuple[Identity, Message]]:
+    if not line.strip():
+        return []
+    try:
+        row = orjson.loads(line)
+        raw = "topic" in row and "table" not in row
+        found = [] if raw else list(messages_of(row))
+        for _, message in found:
+            READERS[message["kind"]](message)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadInput(
+            f"line {number} is neither a row of `radar dump --canonical` nor a message of signals: {error!r}"
+        ) from error
+    if raw:
+        raise BadInput(
+            f"line {number} is a raw event, and its text is not understood yet: send the file through "
+            "`radar replay`, write `radar dump --canonical -o run.jsonl` and test with that"
+        )
+    return found
 
 
-def signal_cells(row: Mapping[str, Any]) -> Iterator[tuple[Key, Cell]]:
-    """What a text counts for: on its product and in its category."""
-    source: Source = "reviews" if row["channel"] == "review" else "chats"
-    places: list[tuple[Scope, str]] = [("product", row["product_id"])] if row["product_id"] else []
-    places += [("category", "")] if row["category"] else []
-    for scope, product in places:
-        yield Key(VOLUME, scope, product, row["category"], ""), _cell(source, None)
-        for kind, label, prob, spans in opinions(row):
-            quote = Candidate(prob, row["event_id"], row["text"][:QUOTE_CHARACTERS], spans)
-            yield Key(kind, scope, product, row["category"], label), _cell(source, quote)
+def messages_of(row: Message) -> Iterator[tuple[Identity, Message]]:
+    """The messages of ``signals`` that a line stands for, each with what tells it from all others of its pane."""
+    kind = row.get("table") or row.get("kind")
+    if kind == "signals":
+        message = {name: row[name] for name in SAME} | {
+            "kind": "text",
+            "sentiment": {"label": row["sentiment"]},
+            "aspects": _records(row, "aspect", ("sentiment", "prob", "evidence")),
+            "demands": _records(row, "demand", ("prob", "evidence")),
+        }
+        for scope, place in (("product", row["product_id"]), ("category", row["category"])):
+            if place:
+                yield (scope, row["signal_id"]), message | {"scope": scope}
+    elif kind == "windows":
+        where = row["scope"], row["product_id"], row["category"]
+        columns = {name: [row[name]] for name in ("product_id", "category", *PANE_FEATURES)}
+        yield where, {"kind": "panes", "pane": row["pane_start"], "scope": row["scope"], "columns": columns}
+    elif kind in READERS:
+        yield (row["source"], *row["seq"]), row
 
 
-def opinions(row: Mapping[str, Any]) -> Iterator[tuple[str, str, float, tuple[tuple[int, int], ...]]]:
-    """Kind, label, probability and evidence of each, from a message or from a row of the table."""
-    if "aspects" in row:
-        aspects = [(each["aspect"], each["sentiment"], each["prob"], each["evidence"]) for each in row["aspects"]]
-        demands = [(each["demand"], each["prob"], each["evidence"]) for each in row["demands"]]
-    else:
-        names = ("aspect", "aspect_sentiment", "aspect_prob", "aspect_evidence")
-        aspects = list(zip(*(row[name] for name in names), strict=True))
-        demands = list(zip(*(row[name] for name in ("demand", "demand_prob", "demand_evidence")), strict=True))
-    for label, sentiment, prob, spans in aspects:
-        if sentiment == "negative":
-            yield "negative_spike", label, prob, tuple((start, end) for start, end in spans)
-    for label, prob, spans in demands:
-        yield "demand_surge", label, prob, tuple((start, end) for start, end in spans)
-
-
-def _cell(source: Source, quote: Candidate | None) -> Cell:
-    cell = Cell()
-    cell.add(source, 1.0, quote)
-    return cell
-
-
-def behaviour_cells(row: Mapping[str, Any]) -> Iterator[tuple[Key, Cell]]:
-    """What the clicks of a pane count for."""
-    if row["scope"] == "product":
-        for place, name, weight in BEHAVIOUR:
-            if count := row[PANE_FEATURES[place]]:
-                label = name.partition("/")[2]
-                yield (
-                    Key(BEHAVIOUR_KIND, "product", row["product_id"], row["category"], label),
-                    Cell(clicks=weight * count),
-                )
+def _records(row: Message, name: str, parts: Sequence[str]) -> list[Message]:
+    """Parallel arrays of a table as the records that they were."""
+    columns = [row[name], *(row[f"{name}_{part}"] for part in parts)]
+    return [dict(zip((name, *parts), values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def rules_table(rules: Rules) -> Table:
@@ -155,23 +151,33 @@ def stats_tables(weeks: Iterable[Precision], advice: Iterable[Suggestion]) -> tu
     return seen, budgets
 
 
-def simulated(pane_ms: int, hours: int = 48, seed: int = 7) -> Panes:
-    """Counts of a shop of 30 products with an ordinary crowd and five incidents; the same for the same arguments."""
+def simulated(pane_ms: int, hours: int = 48, seed: int = 7) -> Iterator[bytes]:
+    """What is said in a shop of 30 products with an ordinary crowd and five incidents, as rows of a dump; the same for
+    the same arguments."""
     dice = random.Random(seed)
-    labels = [("negative_spike", name) for name in ASPECTS] + [("demand_surge", name) for name in DEMANDS]
-    keys = [[Key(kind, "product", f"p{n:03}", f"c{n % 5}", label) for kind, label in labels] for n in range(30)]
-    rates = [[0.3 * dice.random() ** 3 for _ in labels] for _ in keys]  # an hour
+    labels = [("negative", name) for name in ASPECTS] + [("demand", name) for name in DEMANDS]
+    rates = [[0.3 * dice.random() ** 3 for _ in labels] for _ in range(30)]  # an hour
     count = hours * 3_600_000 // pane_ms
-    struck = {dice.choice(dice.choice(keys)): int(count * (n + 2) / 8) for n in range(5)}
-    panes: Panes = {}
+    struck = {(dice.randrange(30), dice.choice(labels)): int(count * (n + 2) / 8) for n in range(5)}
     for pane in range(count):
-        cells: dict[Key, Cell] = {}
-        for series, rate in zip(keys, rates, strict=True):
-            for key, hourly in zip(series, rate, strict=True):
-                rises = 0 <= pane - struck.get(key, count) < 3_600_000 / pane_ms
+        ts = START - START % pane_ms + pane * pane_ms
+        for product, each in enumerate(rates):
+            for label, hourly in zip(labels, each, strict=True):
+                rises = 0 <= pane - struck.get((product, label), count) < 3_600_000 / pane_ms
                 if dice.random() < (hourly + 15 * rises) * pane_ms / 3_600_000:
-                    _count(cells, [(key, Cell(reviews=1.0)), (key.volume, Cell(reviews=1.0))])
+                    yield _review(ts, product, label, dice)
             if dice.random() < 2 * pane_ms / 3_600_000:
-                _count(cells, [(series[0].volume, Cell(reviews=1.0))])
-        panes[START - START % pane_ms + pane * pane_ms] = cells
-    return panes
+                yield _review(ts, product, ("", ""), dice)
+
+
+def _review(ts: int, product: int, about: tuple[str, str], dice: random.Random) -> bytes:
+    kind, label = about
+    number, aspects, demands = f"{dice.getrandbits(64):016x}", int(kind == "negative"), int(kind == "demand")
+    return orjson.dumps({
+        "table": "signals", "signal_id": f"review/{number}", "event_id": number, "ts": ts, "channel": "review",
+        "user_id": number, "product_id": f"p{product:03}", "category": f"c{product % 5}", "rating": 0, "text": "",
+        "fingerprint": number, "sentiment": "neutral",
+        "aspect": [label] * aspects, "aspect_sentiment": ["negative"] * aspects, "aspect_prob": [0.9] * aspects,
+        "aspect_evidence": [[]] * aspects, "demand": [label] * demands, "demand_prob": [0.9] * demands,
+        "demand_evidence": [[]] * demands,
+    })  # fmt: skip

@@ -18,6 +18,7 @@ from pathlib import Path
 import orjson
 
 from stream.app import Radar, create_app
+from stream.detect import evidence, forecast
 from stream.preprocess import warm_up
 from stream.settings import Settings
 from stream.understand import open_scorer
@@ -34,7 +35,7 @@ async def serve(settings: Settings) -> int:
     settings.home.mkdir(parents=True, exist_ok=True)
     ready = settings.home / f"worker-{index}.ready"
     ready.unlink(missing_ok=True)
-    warming = asyncio.create_task(asyncio.to_thread(warm_up))  # while the group forms
+    warming = asyncio.create_task(asyncio.to_thread(prepare, settings))  # while the group forms
     scorer = await open_scorer(settings)
     radar = create_app(settings, scorer)
     await radar.catalog.start()
@@ -80,6 +81,12 @@ async def serve(settings: Settings) -> int:
         log.error("worker crashed: %r", radar.app.crash_reason)
         return 1
     return 0
+
+
+def prepare(settings: Settings) -> None:
+    """Load and compute now what would hold up the first events: the dictionary, and what chance alone gives."""
+    warm_up()
+    evidence.poisson(forecast.Settings(pane_ms=settings.pane_ms))
 
 
 async def keep_status(radar: Radar, path: Path, ready: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from stream.backtest.diff import CHANGES, Alert, compare, newest
 from stream.backtest.lab import alerts_of, signals_of
 from stream.backtest.plots import curve
 from stream.backtest.report import Report, Side
-from stream.backtest.run import BadBacktest, Options, run_backtest
+from stream.backtest.run import BadBacktest, Options, run_backtest, told
 from stream.backtest.scores import RememberedScorer
 from stream.detect.rules import read_rules
 from stream.replay import Event, write_events
@@ -283,12 +285,12 @@ async def test_the_lab_finds_an_outbreak_and_judges_the_same_signals_by_any_rule
     signals = await signals_of(complaints(), settings, reader, progress.append)
     assert (signals.events["reviews"], reader.count) == (380, 380)
     rules = read_rules(RULES)
-    told = newest(await alerts_of(signals, settings, rules))
-    assert [(each["product_id"], each["label"]) for each in told] == [("p1", "packaging")]
-    assert START + 4 * HOUR < told[0]["opened_at"] < START + 5 * HOUR
+    found = newest(await alerts_of(signals, settings, rules))
+    assert [(each["product_id"], each["label"]) for each in found] == [("p1", "packaging")]
+    assert START + 4 * HOUR < found[0]["opened_at"] < START + 5 * HOUR
     assert await alerts_of(signals, settings, rules) == await alerts_of(signals, settings, rules)
     strict = newest(await alerts_of(signals, settings, with_budget(rules, 1e-4)))
-    assert not strict or strict[0]["opened_at"] > told[0]["opened_at"]
+    assert not strict or strict[0]["opened_at"] > found[0]["opened_at"]
     assert reader.count == 380
 
 
@@ -320,6 +322,59 @@ def returned(tmp_path: Path) -> Path:
     path = tmp_path / "returns.jsonl"
     write_events(sorted(returns(), key=lambda event: event.ts), path)
     return path
+
+
+SEASONAL = """
+rules:
+  slowly-more: {kind: demand_surge, scopes: [product], statistics: [ramp]}
+  gone-quiet: {kind: silence, scopes: [category], statistics: [silence], at_least: {observed: 10}}
+"""
+
+
+def fortnight() -> list[Event]:
+    """Seventeen days of clicks: from the ninth on more is sent back every day; on the eleventh nobody looks at
+    anything for twelve hours."""
+    dice, day = random.Random(4), 24 * HOUR
+    found = [
+        Event("catalog", "p1", {"product_id": "p1", "title": "t", "category": "c", "price": 1.0, "stock": 999}, START)
+    ]
+    for half in range(17 * 48):
+        quiet = 11 * 48 <= half < 11 * 48 + 24
+        sent_back = 2 * 1.15 ** max(0.0, half / 48 - 9)
+        acts = ["view"] * (0 if quiet else 20) + ["return"] * sum(dice.random() < sent_back / 20 for _ in range(20))
+        for ts in sorted(START + half * HOUR // 2 + dice.randrange(HOUR // 2) for _ in acts):
+            click = {"event_id": f"k{len(found)}", "ts": ts, "user_id": f"u{len(found)}", "session_id": "s"}
+            act = {"action": acts.pop(), "product_id": "p1"}
+            found.append(Event("clicks", click["user_id"], click | act, ts))
+    assert found[-1].ts < START + 17 * day
+    return found
+
+
+async def test_ramps_and_silence_are_judged_once_a_recording_is_longer_than_a_week(tmp_path: Path) -> None:
+    path, rules, day = tmp_path / "events.jsonl", tmp_path / "seasonal.yaml", 24 * HOUR
+    write_events(fortnight(), path)
+    rules.write_text(SEASONAL)
+    settings = Settings(home=tmp_path, triton="", partitions=1, pane_ms=HOUR // 2, window_panes=2)
+    options = Options(files=[path], rules=rules, baseline=rules, curve=False)
+    whole = await run_backtest(settings, options)
+    days = {alert["statistic"]: (alert["opened_at"] - START) / day for alert in whole.after.alerts}
+    assert 11 < days["silence"] < 11.5 and 9 < days["ramp"] < 17
+    assert not any("shorter than a week" in note for note in whole.notes)
+    # The end of a recording is no silence of the shop, though the clock runs on until all sessions have ended.
+    assert [alert["statistic"] for alert in whole.after.alerts].count("silence") == 1
+
+    week = await run_backtest(settings, replace(options, end=START + 6 * day))
+    assert week.after.alerts == []
+    (note,) = [note for note in week.notes if "shorter than a week" in note]
+    assert "slowly-more, gone-quiet" in note
+    assert note in week.markdown() and note in week.html() and week.to_dict()["notes"] == list(week.notes)
+
+
+def test_what_lies_after_the_end_of_a_recording_is_not_compared() -> None:
+    quiet, late = alert(120, statistic="silence"), alert(121, statistic="burst")
+    assert told([quiet, late], START, None, START + 120 * MINUTE) == [quiet, late]
+    assert told([quiet, late], START, None, START + 119 * MINUTE) == [late]
+    assert told([quiet, late], START, START + 121 * MINUTE, START + HOUR * 9) == [quiet]
 
 
 async def test_a_backtest_without_events_or_with_a_wrong_model_says_so(

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.detect.impact import Trade, conversion, decay, faintest, impact, poisson_band, touched
+from stream.detect.impact import (
+    CENTS,
+    PRICED,
+    Trade,
+    conversion,
+    dearness,
+    decay,
+    faintest,
+    impact,
+    poisson_band,
+    priced,
+    touched,
+)
 from stream.records import Alert
 from stream.windows.behaviour import PANE_FEATURES
 
@@ -115,3 +127,19 @@ def test_trade_is_forgotten_by_half_in_a_day() -> None:
 def test_the_places_with_the_fewest_carts_are_too_many() -> None:
     trades = {name: trade(carts=carts) for name, carts in (("a", 5), ("b", 9), ("c", 5))}
     assert faintest(trades, 0, 0.9, 2) == ["c"]
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 10**6))
+def test_the_price_of_the_catalogue_goes_before_what_clicks_told(views: int, told: int, cents: int) -> None:
+    clicks = behaviour(views=views, price_cents=7 * told, priced=told, carts=3)
+    assert priced(clicks, 0.0) == clicks
+    counted = Trade(0, 0)
+    counted.add(0, priced(clicks, cents / 100), 0, 0.5)
+    assert counted.price == pytest.approx(cents / 100)
+    others = [count for place, count in enumerate(priced(clicks, cents / 100)) if place not in (CENTS, PRICED)]
+    assert others == [count for place, count in enumerate(clicks) if place not in (CENTS, PRICED)]
+
+
+def test_dearness_is_a_price_beside_the_mean_and_1_where_it_is_unknown() -> None:
+    assert dearness(trade(price=30), trade(price=20)) == 1.5
+    assert dearness(None, trade(price=20)) == dearness(trade(price=30), None) == dearness(trade(), trade(price=5)) == 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from stream.detect import DEFAULT_RULES, Cell, Engine, Key
+from stream.detect.cells import VOLUME
 from stream.detect.engine import CLOCK
 
 PANE = 1_800_000
@@ -168,3 +169,19 @@ def test_days_without_anything_are_not_learnt_and_cost_little():
     assert RESTOCK not in engine.book.rows or (
         engine.book.panel.state["exposure"][engine.book.rows[RESTOCK]] < before + 400
     )
+
+
+def test_searches_are_among_the_requests_that_a_cluster_is_a_share_of():
+    tent, all_requests = (Key("unmet_demand", "shop", "", "unlisted", label) for label in ("tent", ""))
+    rng = np.random.default_rng(5)
+    panes = []
+    for pane in range(11 * DAY):
+        asked = int(rng.poisson(1)) + 12 * (10 * DAY <= pane < 10 * DAY + 8)
+        others = int(rng.poisson(7))
+        counts = {tent: asked, all_requests._replace(kind=VOLUME): asked + others}
+        panes.append({key: Cell(clicks=float(count)) for key, count in counts.items() if count})
+    engine, alerts = play(panes, DEFAULT_RULES)
+    assert engine.book.is_share(tent) and engine.book.settled().all()
+    assert [alert.cause for alert in alerts if alert.opened_at <= at(10) and alert.label == "tent"] == []
+    opened = next(alert for alert in alerts if alert.label == "tent")
+    assert 1 < opened.expected < opened.observed / 2 and opened.statistic == "share"

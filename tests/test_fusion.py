@@ -53,7 +53,7 @@ def text(source: str, number: int, ts: int, mark: int = 0, **changes: Any) -> Me
         "kind": "text", "source": source, "seq": [number, 0], "mark": mark, "scope": "product",
         "signal_id": f"{source}-{number}", "event_id": f"{source}-{number}", "ts": ts,
         "channel": "review" if source.startswith("reviews") else "chat", "product_id": "p1", "category": "c",
-        "user_id": f"u{number}", "rating": 1, "text": words, "sentiment": {"label": "negative", "score": -0.9},
+        "user_id": f"u{number}", "rating": 4, "text": words, "sentiment": {"label": "negative", "score": -0.9},
         "aspects": [{"aspect": "packaging", "sentiment": "negative", "prob": 0.9, "evidence": [[0, 4]]}],
         "demands": [], "fingerprint": f"{random.Random(words).getrandbits(64):016x}", "late": ts < mark,
     } | changes  # fmt: skip
@@ -568,3 +568,37 @@ def test_a_message_that_is_no_signal_is_refused_and_the_rest_counts() -> None:
     effects = asyncio.run(fusion.process(Block("signals", 0, records)))
     assert len(effects.rejects) == len(bad)
     assert effects.counts["texts"] == 1
+
+
+# Stars
+
+
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [({"rating": 1}, ("packaging", {"reviews": 0.5, "ratings": 0.5})),
+     ({"rating": 2, "aspects": []}, ("overall", {"ratings": 1.0})),
+     ({"rating": 3}, ("packaging", {"reviews": 1.0})),
+     ({"rating": 0}, ("packaging", {"reviews": 1.0})),
+     ({"rating": 3, "aspects": []}, None),
+     ({"rating": 1, "aspects": [], "sentiment": {"label": "positive", "score": 0.9}}, None),
+     ({"rating": 1, "channel": "chat"}, ("packaging", {"chats": 1.0}))],
+)  # fmt: skip
+def test_few_stars_are_evidence_beside_the_words_of_a_review_or_without_any(
+    changes: Mapping[str, Any], counted: tuple[str, dict[str, float]] | None
+) -> None:
+    """Twelve such reviews after an hour of calm ones; each is one text, whatever it is counted by."""
+    sources, now = ["r", "c"], START + 60 * MINUTE
+    calm = [text("r", n, START + n * MINUTE, aspects=[], channel="review") for n in range(60)]
+    bad = [text("r", 100 + n, now + n, **{"channel": "review", **changes}) for n in range(12)]
+    windows, alerts, _ = run([*calm, *bad, *(mark(each, now + MINUTE) for each in sources)], sources=sources)
+    row = windows[now, "product", "p1", "c", 0]
+    spikes = [alert for alert in alerts if alert["kind"] == "negative_spike"]
+    if counted is None:
+        assert (row["label"], spikes) == ([], [])
+        return
+    label, shares = counted
+    assert (row["label"], row["label_count"]) == ([f"negative/{label}"], [12])
+    (alert,) = spikes
+    assert (alert["label"], alert["observed"]) == (label, 12)
+    assert alert["contributions"] == {"reviews": 0, "chats": 0, "clicks": 0, "ratings": 0} | shares
+    assert alert["evidence"]

@@ -166,7 +166,7 @@ def test_carts_left_standing_and_who_asks_for_a_discount_are_one_signal() -> Non
     (alert,) = found(25, 8)
     assert (alert["scope"], alert["product_id"], alert["label"]) == ("product", "p1", "discount")
     assert alert["observed"] == 8 + 24 / 4  # the first cart of a pane is everyday
-    assert alert["contributions"] == {"reviews": 0, "chats": 8 / 14, "clicks": 6 / 14}
+    assert alert["contributions"] == {"reviews": 0, "chats": 8 / 14, "clicks": 6 / 14, "ratings": 0}
     assert len(alert["evidence"]) == 5
 
 
@@ -182,6 +182,29 @@ def test_an_alert_says_how_many_customers_and_how_much_revenue_it_touches() -> N
     assert touched["revenue"] / touched["customers"] == pytest.approx(50 * 0.1, rel=0.05)  # price x conversion
     assert 0 <= touched["customers_lo"] <= touched["customers"] <= touched["customers_hi"]
     assert 0 <= touched["revenue_lo"] <= touched["revenue"] <= touched["revenue_hi"]
+
+
+@pytest.mark.parametrize("told", [0, 1])  # whether clicks tell a price, of half that of the catalogue
+def test_what_is_dearer_in_the_catalogue_is_more_severe_and_touches_more_revenue(told: int) -> None:
+    def found(price: float) -> Message:
+        messages, now = [], START + 60 * MINUTE
+        for n in range(60):
+            start = START + n * MINUTE
+            sold = {"views": 4, "carts": 1, "purchases": 1, "price_cents": 50 * int(price) * told, "priced": told}
+            messages.append(shelved(panes("clicks/0", [start, 0], start, {("p1", "c"): sold}), 9_999, price=price))
+            other = panes("clicks/0", [start, 1], start, {("p2", "c"): sold | {"price_cents": 5_000 * told}})
+            messages.append(shelved(other, 9_999, price=100.0))
+            messages += [text("r", 2 * n + k, start, aspects=[], product_id=f"p{k + 1}") for k in range(2)]
+        messages += [text("r", 200 + n, now + n) for n in range(12)]
+        messages += [mark(source, now + MINUTE) for source in ("r", "clicks/0")]
+        alerts = run(messages, sources=["r", "clicks/0"])[1]
+        return next(alert for alert in alerts if alert["kind"] == "negative_spike")
+
+    cheap, usual, dear = map(found, (20.0, 100.0, 500.0))
+    assert cheap["weight"] < usual["weight"] < dear["weight"]
+    assert cheap["severity"] < dear["severity"]
+    for alert, price in ((cheap, 20.0), (usual, 100.0), (dear, 500.0)):
+        assert alert["impact"]["revenue"] == pytest.approx(alert["impact"]["customers"] * price, rel=1e-3)
 
 
 def test_the_trade_of_few_places_is_remembered() -> None:
@@ -206,9 +229,10 @@ HOUR = 60 * MINUTE
 HOURLY = SETTINGS.model_copy(update={"pane_ms": HOUR, "correct_ms": 3 * HOUR})
 
 
-def shelved(message: Message, stock: int | None, days: float = 2.0) -> Message:
+def shelved(message: Message, stock: int | None, days: float = 2.0, price: float = 0.0) -> Message:
     count = len(message["columns"]["product_id"])
     shelves = {"stock": [stock] * count, "lead_time_days": [None if stock is None else days] * count}
+    shelves["price"] = [None if stock is None else price] * count
     return message | {"columns": message["columns"] | shelves}
 
 
@@ -253,9 +277,9 @@ def at_hour(sent: list[list[Message]], hour: int) -> list[Message]:
     return [message for part in sent for message in part if message["kind"] == "panes" and message["seq"] == [start, 0]]
 
 
-def test_the_click_lane_tells_stock_and_lead_time_of_what_the_catalogue_knows() -> None:
+def test_the_click_lane_tells_stock_lead_time_and_price_of_what_the_catalogue_knows() -> None:
     catalogue = Catalogue()
-    catalogue.upsert(Product("p1", "耳机", "数码", stock=7, lead_time_days=3.5))
+    catalogue.upsert(Product("p1", "耳机", "数码", price=99.0, stock=7, lead_time_days=3.5))
     views = [
         {"event_id": f"e{n}", "ts": START, "user_id": "u", "session_id": "s", "action": "view", "product_id": f"p{n}"}
         for n in (1, 2)
@@ -266,10 +290,9 @@ def test_the_click_lane_tells_stock_and_lead_time_of_what_the_catalogue_knows() 
     for _, _, message, _ in effects.messages:
         if message["kind"] == "panes" and message["scope"] == "product":
             columns = message["columns"]
-            found |= dict(
-                zip(columns["product_id"], zip(columns["stock"], columns["lead_time_days"], strict=True), strict=True)
-            )
-    assert found == {"p1": (7, 3.5), "p2": (None, None)}
+            shelves = zip(columns["stock"], columns["lead_time_days"], columns["price"], strict=True)
+            found |= dict(zip(columns["product_id"], shelves, strict=True))
+    assert found == {"p1": (7, 3.5, 99.0), "p2": (None, None, None)}
 
 
 # The click lane

@@ -85,6 +85,13 @@ def test_removing_what_is_not_there_is_no_mistake(catalogue):
     assert "p1" not in catalogue and catalogue.get("p1") is None and len(catalogue) == 3
 
 
+def test_an_answer_is_remembered_until_a_product_changes(catalogue):
+    answers = iter(range(9))
+    assert [catalogue.remember("q", lambda: next(answers)) for _ in range(3)] == [0, 0, 0]
+    catalogue.upsert(replace(SHELF[0], stock=0))
+    assert catalogue.remember("q", lambda: next(answers)) == 1
+
+
 PRODUCTS = st.builds(
     Product,
     st.sampled_from("abcde"),
@@ -105,6 +112,7 @@ def test_any_history_of_changes_ends_like_its_last_products(history):
         else:
             catalogue.upsert(change)
             last[change.product_id] = change
+        catalogue.search("耳机 blue")  # what is remembered of it must not outlive the next change
     fresh = stocked(last[product_id] for product_id in sorted(last))
     for query in ("蓝牙耳机", "phone", "耳机 blue"):
         assert catalogue.search(query) == fresh.search(query)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,33 +14,49 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stream import tryout
+from stream.agents.fusion import read_behaviour, read_text
+from stream.backtest.lab import Record, Signals, alerts_of
 from stream.cli import main
-from stream.detect import Key
-from stream.detect.cells import VOLUME
 from stream.detect.rules import SHIPPED, load_rules
+from stream.detect.untried import untried
+from stream.events import SOURCES
+from stream.settings import Settings
+from stream.windows.behaviour import PANE_FEATURES
 
 PANE = 300_000
 START = 1_772_380_800_000
-P1 = Key("negative_spike", "product", "p1", "c", "packaging")
+HOUR = 3_600_000
 
 
 def dumped(number: int, ts: int, **changes: Any) -> dict[str, Any]:
     """A row of `radar dump --canonical`."""
     return {
         "table": "signals", "signal_id": f"review/{number}", "event_id": f"e{number}", "ts": ts, "channel": "review",
-        "product_id": "p1", "category": "c", "text": "包装破了", "aspect": ["packaging"], "demand": [],
-        "aspect_sentiment": ["negative"], "aspect_prob": [0.9], "aspect_evidence": [[[0, 4]]], "demand_prob": [],
-        "demand_evidence": [],
+        "user_id": f"u{number}", "product_id": "p1", "category": "c", "rating": 4, "text": "包装破了",
+        "fingerprint": f"{random.Random(number).getrandbits(64):016x}", "sentiment": "negative",
+        "aspect": ["packaging"], "aspect_sentiment": ["negative"], "aspect_prob": [0.9],
+        "aspect_evidence": [[[0, 4]]], "demand": [], "demand_prob": [], "demand_evidence": [],
     } | changes  # fmt: skip
 
 
 def message(number: int, ts: int, **changes: Any) -> dict[str, Any]:
-    """The same text on the topic `signals`."""
+    """The same text on the topic `signals`, counted on its product."""
+    start = ts - ts % PANE
     return {
-        "kind": "text", "signal_id": f"review/{number}", "event_id": f"e{number}", "ts": ts, "channel": "review",
-        "product_id": "p1", "category": "c", "text": "包装破了", "demands": [],
+        "kind": "text", "source": "reviews/0", "seq": [number, 0], "mark": start, "scope": "product",
+        **{name: dumped(number, ts)[name] for name in tryout.SAME}, "demands": [], "sentiment": {"label": "negative"},
         "aspects": [{"aspect": "packaging", "sentiment": "negative", "prob": 0.9, "evidence": [[0, 4]]}],
     } | changes  # fmt: skip
+
+
+def clicks(start: int, number: int, scope: str = "product", stock: int | None = None, **counts: int) -> dict[str, Any]:
+    """What shoppers did in a pane at the product, or in its category."""
+    columns: dict[str, Any] = {name: [counts.get(name, 0)] for name in PANE_FEATURES}
+    columns |= {"product_id": ["p1" if scope == "product" else ""], "category": ["c"]}
+    if scope == "product":
+        columns |= {"stock": [stock], "lead_time_days": [7.0]}
+    return {"kind": "panes", "source": "clicks/0", "seq": [start + 1, number], "pane": start, "scope": scope,
+            "columns": columns}  # fmt: skip
 
 
 def lines(rows: Iterable[dict[str, Any]]) -> list[bytes]:
@@ -47,57 +65,108 @@ def lines(rows: Iterable[dict[str, Any]]) -> list[bytes]:
 
 def wave() -> list[dict[str, Any]]:
     quiet = [dumped(n, START + n * PANE, aspect_sentiment=["positive"]) for n in range(40)]
-    return [*quiet, *(dumped(100 + n, START + 40 * PANE + n) for n in range(10))]
+    calm = [dumped(200 + n, START + (60 + n) * PANE, aspect_sentiment=["positive"]) for n in range(20)]
+    return [*quiet, *(dumped(100 + n, START + 40 * PANE + n) for n in range(10)), *calm]
 
 
-def test_rows_and_messages_count_alike_and_a_text_counts_once() -> None:
-    rows = [dumped(1, START), dumped(2, START + PANE, category=""), dumped(3, START, aspect_sentiment=["neutral"])]
-    messages = [message(1, START), message(2, START + PANE, category=""), message(3, START, aspects=[])]
-    panes, texts = tryout.read_panes(lines([*rows, rows[0]]), PANE)
-    assert (panes, texts) == tryout.read_panes(lines([*messages, *messages]), PANE)
-    assert texts == 3
-    assert {key: cell.observed for key, cell in panes[START].items()} == {
-        P1: 1, P1.volume: 2, P1._replace(scope="category", product_id=""): 1,
-        Key(VOLUME, "category", "", "c", ""): 2,
+def test_a_row_of_a_dump_stands_for_the_messages_of_its_text() -> None:
+    asks = {"demand": ["restock"], "demand_prob": [0.8], "demand_evidence": [[]]}
+    (_, on_product), (_, in_category) = tryout.messages_of(dumped(1, START, **asks))
+    said = message(1, START, demands=[{"demand": "restock", "prob": 0.8, "evidence": []}])
+    assert read_text(on_product)[:-1] == read_text(said)[:-1]
+    assert read_text(in_category)[:-1] == read_text(said | {"scope": "category"})[:-1]
+    (only,) = tryout.messages_of(dumped(1, START, category=""))
+    assert only[1]["scope"] == "product"
+
+
+def test_a_row_of_a_dump_stands_for_what_shoppers_did() -> None:
+    row = dict.fromkeys(PANE_FEATURES, 0) | {"returns": 3, "empty_searches": 4}
+    row |= {"table": "windows", "pane_start": START, "scope": "product", "product_id": "p1", "category": "c"}
+    ((_, told),) = tryout.messages_of(row)
+    counted = clicks(START, 0, returns=3, empty_searches=4)
+    assert told["pane"] == START and read_behaviour(told) == read_behaviour(counted)
+
+
+def shop() -> list[dict[str, Any]]:
+    """Nine days of half hours of a category, and on the last one something of every kind."""
+    found, half = [], HOUR // 2
+    for n in range(9 * 48):
+        start, last = START + n * half, n - 8 * 48
+        found.append(message(100 * n, start, aspects=[]))
+        found.append(clicks(start, 0, stock=20, carts=2, purchases=1, returns=20 * (last == 10),
+                            abandons=80 * (last == 20)))  # fmt: skip
+        if last not in range(22, 44):
+            found.append(clicks(start, 1, "category", views=40 + n % 3))
+        rows = [["猫粮", 1]] + [["帐篷", 30]] * (last == 15)
+        found.append({"kind": "queries", "source": "clicks/0", "seq": [start + 1, 2], "pane": start, "rows": rows})
+        found += [message(100 * n + k, start + k) for k in range(1, 13) if last == 5]
+    return found
+
+
+async def test_every_kind_is_judged_as_in_a_worker() -> None:
+    settings = Settings(partitions=1, pane_ms=HOUR // 2, window_panes=2)
+    said, rules = shop(), load_rules(SHIPPED)
+    worker = Signals([[]], "")
+    panes: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for each in said:
+        ts = each["pane" if "pane" in each else "ts"]
+        panes[ts - ts % settings.pane_ms].append(each)
+    for start, now in panes.items():
+        clocks = [{"kind": "watermark", "source": f"{topic}/0", "ts": start + settings.pane_ms,
+                   "idle": False, "replay": True} for topic in SOURCES]  # fmt: skip
+        worker.partitions[0] += [Record(0, 0, None, line) for line in lines([*now, *clocks])]
+    expected = await alerts_of(worker, settings, rules)
+    assert {alert["kind"] for alert in expected} == {
+        "negative_spike", "demand_surge", "price_sensitivity", "stock_risk", "unmet_demand", "silence",
     }  # fmt: skip
-    assert set(panes[START + PANE]) == {P1._replace(category=""), P1.volume._replace(category="")}
-    assert panes[START][P1].quotes[0].spans == ((0, 4),)
+
+    passed_over = [{"kind": "watermark", "ts": 0}, {"table": "deadletters", "topic": "reviews"}]
+    mixed = [*said, *said[::7], *passed_over]
+    random.Random(1).shuffle(mixed)
+    signals = tryout.read_signals(lines(mixed), settings.pane_ms)
+    assert await tryout.try_rules(rules, signals, settings) == expected
+    assert untried(rules, signals.heard, signals.last_ts - signals.first_ts) == [
+        "rule unmet-demand (unmet_demand) is tried in part: the input has no texts that ask for what is not in the "
+        "catalogue"
+    ]
 
 
-def test_demands_and_what_shoppers_do_count_too() -> None:
-    wants = dumped(1, START, aspect=[], aspect_sentiment=[], aspect_prob=[], aspect_evidence=[], channel="chat",
-                   demand=["restock"], demand_prob=[0.8], demand_evidence=[[]])  # fmt: skip
-    window = {"table": "windows", "pane_start": START, "scope": "product", "product_id": "p1", "category": "c",
-              "returns": 0, "empty_searches": 4}  # fmt: skip
-    panes, _ = tryout.read_panes(lines([wants, window, window | {"scope": "category", "product_id": ""}]), PANE)
-    cell = panes[START][Key("demand_surge", "product", "p1", "c", "restock")]
-    assert (cell.chats, cell.clicks) == (1, 2)
+def test_what_the_input_cannot_show_is_said() -> None:
+    rules = load_rules(SHIPPED)
+    texts = tryout.read_signals(lines(wave()), PANE)
+    notes = untried(rules, texts.heard, texts.last_ts - texts.first_ts)
+    assert [note.split(" (")[0] for note in notes if "is not tried" in note] == ["rule stock-risk", "rule unmet-demand"]
+    assert "rule demand-surge (demand_surge) is tried in part: the input has no clicks" in notes
+    assert "shorter than a week" in notes[-1] and "gone-quiet" in notes[-1]
+    without_shelves = tryout.read_signals(lines([clicks(START, 0, carts=1)]), PANE)
+    with_shelves = tryout.read_signals(lines([clicks(START, 0, stock=0, carts=1)]), PANE)
+    assert ("stock" in without_shelves.heard, "stock" in with_shelves.heard) == (False, True)
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [(b"{", "line 2 is neither"), (b"[1]", "line 2 is neither"), (b'{"table": "signals"}', "line 2 is neither"),
+     (orjson.dumps(message(1, START) | {"scope": None, "fingerprint": "x"}), "line 2 is neither"),
      (b'{"topic": "reviews", "value": {}}', "line 2 is a raw event")],
 )  # fmt: skip
 def test_a_line_that_cannot_be_read_is_named(line: bytes, said: str) -> None:
     with pytest.raises(tryout.BadInput, match=said):
-        tryout.read_panes([b"", line], PANE)
+        tryout.read_signals([b"", line], PANE)
 
 
 def test_other_tables_of_a_dump_are_passed_over() -> None:
-    assert tryout.read_panes([b'{"table": "sessions"}'], PANE) == ({}, 0)
+    assert tryout.read_signals([b'{"table": "sessions"}'], PANE).partitions == [[]]
 
 
-def test_the_incidents_of_the_simulated_shop_are_found() -> None:
-    panes = tryout.simulated(PANE)
-    assert panes == tryout.simulated(PANE)
-    rules = load_rules(SHIPPED)
-    states = tryout.try_rules(rules, panes, PANE, 12)
-    alerts = {alert.alert_id: alert for alert in states}
-    assert sum(alert.state == "resolved" for alert in states) == len(alerts)  # no flapping
-    assert sum(alert.severity >= 6 for alert in alerts.values()) == 5
-    assert len(alerts) <= 5 + 4
-    assert {alert.state for alert in alerts.values()} == {"resolved"}
+async def test_the_incidents_of_the_simulated_shop_are_found() -> None:
+    rows = list(tryout.simulated(PANE))
+    assert rows == list(tryout.simulated(PANE))
+    states = await tryout.try_rules(load_rules(SHIPPED), tryout.read_signals(rows, PANE), Settings())
+    alerts = {alert["alert_id"]: alert for alert in states}
+    assert sum(alert["state"] == "resolved" for alert in states) == len(alerts)  # no flapping
+    assert sum(alert["severity"] >= 6 and alert["scope"] == "product" for alert in alerts.values()) == 5
+    assert sum(alert["scope"] == "product" for alert in alerts.values()) <= 5 + 4
+    assert {alert["state"] for alert in alerts.values()} == {"resolved"}
 
 
 # Commands

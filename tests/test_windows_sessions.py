@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from stream.events import ACTIONS, ClickColumns, decode_clicks
 from stream.recommend.catalogue import Catalogue, Product
 from stream.recommend.intent import INTENTS
 from stream.windows.behaviour import DWELL_MS, Products
-from stream.windows.sessions import BUCKET_MS, COMPARED, COUNTED, REMEMBERED, WATCHED, Sessions
+from stream.windows.sessions import BUCKET_MS, COMPARED, COUNTED, REMEMBERED, WATCHED, Sessions, stable_order
 
 START = 1_772_380_800_000
 GAP, LONGEST = 60_000, 200_000
@@ -241,6 +242,13 @@ def test_a_checkpoint_costs_what_changed() -> None:
     assert sessions.dump() == {}
     sessions.take(batch([{**click, "user": "u7", "ts": START + 1_000}], products))
     assert sum(len(data or b"") for data in sessions.dump().values()) < whole / 100
+
+
+@given(st.lists(st.integers(0, 9) | st.integers(65_530, 65_540), max_size=30), st.booleans())
+def test_the_order_of_rows_is_stable_however_many_there_are(rows: list[int], few: bool) -> None:
+    rows = [row % (1 << 16) for row in rows] if few else rows
+    end = 1 << 16 if few else 65_541
+    assert stable_order(np.array(rows, np.int64), end).tolist() == sorted(range(len(rows)), key=rows.__getitem__)
 
 
 def test_numbers_of_products_that_nobody_names_are_given_up() -> None:

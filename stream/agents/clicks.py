@@ -279,7 +279,7 @@ class Clicks:
         numbers, table = pane.products[: pane.size], pane.table()
         category = self._products.category[numbers]
         groups = np.unique(category[category > 0])
-        sums = [table[category == group].sum(axis=0) for group in groups]
+        sums = np.array([table[category == group].sum(axis=0) for group in groups])
         ids, shelves = self._products.ids, self._products.categories
         products = [(ids[n], shelves[c]) for n, c in zip(numbers.tolist(), category.tolist(), strict=True)]
         categories = [("", shelves[group]) for group in groups]
@@ -292,7 +292,7 @@ class Clicks:
             for partition, places in sorted(at.items()):
                 for chunk in range(0, len(places), CHUNK):
                     part = places[chunk : chunk + CHUNK]
-                    values = np.array([rows[i] for i in part]).T.tolist()
+                    values = rows[part].T.tolist()
                     columns = {
                         "product_id": [names[i][0] for i in part],
                         "category": [names[i][1] for i in part],
@@ -313,6 +313,7 @@ class Clicks:
         return {
             "stock": [product and product.stock for product in found],
             "lead_time_days": [product and product.lead_time_days for product in found],
+            "price": [product and product.price for product in found],
         }
 
     def _send_queries(self, source: str, seq: list[int], start: int, pane: Counter[str], effects: Effects) -> None:

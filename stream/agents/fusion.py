@@ -45,7 +45,7 @@ from stream.detect.baseline import read_quotes, write_quotes
 from stream.detect.cells import Candidate, Cell, Key, Source
 from stream.detect.copies import About, Copies, Text, author, place
 from stream.detect.engine import Engine
-from stream.detect.impact import CARTS, PURCHASES, Trade, decay, faintest, impact
+from stream.detect.impact import CARTS, PURCHASES, Trade, dearness, decay, faintest, impact, priced
 from stream.detect.lifecycle import action_id, read_action
 from stream.detect.policy import Rules
 from stream.detect.rules import RulesFile
@@ -65,6 +65,9 @@ from stream.windows.watermark import MinWatermark
 
 QUOTE_CHARACTERS: Final = 280
 QUERY_SCORE: Final = 0.5  # of a query as evidence: texts say more
+#: A review of so many stars complains; where its words do not say of what, of the product overall.
+LOW_RATING: Final = 2
+RATING_SCORE: Final = 0.5  # of such a review as evidence
 LANE: Final[Where] = ("shop", "", "")  # all products of a lane together
 INTEGERS: Final = frozenset({int})
 Message = dict[str, Any]
@@ -72,14 +75,15 @@ Pane = dict[Where, Tally]
 
 
 class Said(NamedTuple):
-    """What is counted of a text: ``counts`` are TEXT_FEATURES, an opinion is (label, probability, evidence)."""
+    """What is counted of a text: ``counts`` are TEXT_FEATURES, an opinion is (label, probability, evidence, part
+    that the stars say)."""
 
     where: Where
     text_id: str
     text: Text
     source: Source
     counts: tuple[int, ...]
-    opinions: list[tuple[str, float, list[Span]]]
+    opinions: list[tuple[str, float, list[Span], float]]
     message: Message
 
 
@@ -123,6 +127,7 @@ class Fusion:
             model=model,
             max_silent=settings.max_keys,
             about=self._about,
+            price=self._price,
             days=first.days,
         )
         self._saved = b""
@@ -374,11 +379,13 @@ class Fusion:
         pane, products = start // self._length, []
         for where, tally in tallies.items():
             asked = int(tally.labels["demand/restock"].texts) if "demand/restock" in tally.labels else 0
+            behaviour = tally.behaviour
             if where[0] == "product":
-                products.append(tally.behaviour)
-                if not (asked or tally.behaviour[CARTS] or tally.behaviour[PURCHASES]):
+                behaviour = priced(behaviour, tally.shelf.price if tally.shelf else 0.0)
+                products.append(behaviour)
+                if not (asked or behaviour[CARTS] or behaviour[PURCHASES]):
                     continue
-            self._trade.setdefault(where, Trade(pane, pane)).add(pane, tally.behaviour, asked, self._decay)
+            self._trade.setdefault(where, Trade(pane, pane)).add(pane, behaviour, asked, self._decay)
             self._traded.changed[0].add(where)
         if products:
             total = tuple(map(sum, zip(*products, strict=True)))
@@ -426,6 +433,9 @@ class Fusion:
         effects.rows["alerts"].append(row)
         effects.messages.append(("alerts", alert.alert_id, row, None))
         effects.counts[f"alerts_{alert.state}"] += 1
+
+    def _price(self, key: Key) -> float:
+        return dearness(self._trade.get((key.scope, key.product_id, key.category)), self._trade.get(LANE))
 
     def _about(self, key: Key, start: int, end: int) -> About:
         """What else there is to say of a window that an alert is about."""
@@ -499,14 +509,19 @@ def read_text(message: Message) -> Said:
     scope, category, rating = message["scope"], message["category"], message["rating"]
     where: Where = (scope, message["product_id"] if scope == "product" else "", category)
     review = message["channel"] == "review"
+    low = review and 0 < rating <= LOW_RATING and message["sentiment"]["label"] != "positive"
     opinions = [
-        (f"negative/{aspect['aspect']}", aspect["prob"], aspect["evidence"])
+        (f"negative/{aspect['aspect']}", aspect["prob"], aspect["evidence"], 0.5 * low)
         for aspect in message["aspects"]
         if aspect["sentiment"] == "negative"
     ]
-    opinions += [(f"demand/{demand['demand']}", demand["prob"], demand["evidence"]) for demand in message["demands"]]
+    if low and not opinions:
+        opinions = [("negative/overall", RATING_SCORE, [], 1.0)]
+    opinions += [
+        (f"demand/{demand['demand']}", demand["prob"], demand["evidence"], 0.0) for demand in message["demands"]
+    ]
     counts = (int(review), int(not review), int(message["sentiment"]["label"] == "negative"), rating, int(rating > 0))
-    labels = tuple(intern(name) for name, _, _ in opinions)
+    labels = tuple(intern(name) for name, *_ in opinions)
     text = Text(place(*where), message["ts"], int(message["fingerprint"], 16), author(message["user_id"]), labels)
     source: Source = "reviews" if review else "chats"
     return Said(where, f"{scope}/{message['signal_id']}", text, source, counts, opinions, message)
@@ -547,11 +562,14 @@ def read_behaviour(message: Message) -> tuple[list[Where], list[tuple[int, ...]]
     counts = list(zip(*features, strict=True))
     scopes = [message["scope"]] * len(counts)
     unknown = [None] * len(counts)
-    shelves = zip(columns.get("stock", unknown), columns.get("lead_time_days", unknown), strict=True)
+    shelves = zip(*(columns.get(name, unknown) for name in ("stock", "lead_time_days", "price")), strict=True)
     return (
         list(zip(scopes, columns["product_id"], columns["category"], strict=True)),
         counts,
-        [None if stock is None else Shelf(int(stock), float(days)) for stock, days in shelves],
+        [
+            None if stock is None else Shelf(int(stock), float(days), float(price or 0))
+            for stock, days, price in shelves
+        ],
     )
 
 
@@ -560,11 +578,13 @@ def count_text(pane: Pane, said: Said) -> None:
     if tally is None:
         tally = pane[said.where] = Tally()
     tally.texts = tuple(map(add, tally.texts, said.counts))
-    for label, prob, evidence in said.opinions:
+    for label, prob, evidence, stars in said.opinions:
         cell = tally.labels.get(label)
         if cell is None:
             cell = tally.labels[label] = Cell()
-        cell.add(said.source, 1.0, quote(said.message, prob, evidence) if cell.admits(prob) else None)
+        cell.add(said.source, 1.0 - stars, quote(said.message, prob, evidence) if cell.admits(prob) else None)
+        if stars:
+            cell.add("ratings", stars)
 
 
 def count_request(requests: Requests, asked: Asked) -> None:

@@ -8,7 +8,7 @@ many partitions conclude.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -55,6 +55,13 @@ class Signals:
     rejected: int = 0
     first_ts: int = 0
     last_ts: int = 0
+    heard: set[str] = field(default_factory=set)  # kinds of messages, and "stock" where any tell of it
+
+    def hear(self, message: Mapping[str, Any]) -> None:
+        """Note what a message tells of."""
+        self.heard.add(message["kind"])
+        if message["kind"] == "panes" and any(each is not None for each in message["columns"].get("stock", ())):
+            self.heard.add("stock")
 
 
 async def signals_of(
@@ -149,6 +156,7 @@ class _Sources:
             if partition is None:
                 partition = partition_of(key, self._settings.partitions)
             if topic == "signals":
+                self.signals.hear(message)
                 into = self.signals.partitions[partition]
                 into.append(Record(len(into), 0, None, orjson.dumps(message)))
             elif topic == "said":

@@ -52,6 +52,7 @@ class Report:
     points: tuple[Point, Point]  # before and after, at the budget of their rules
     incidents: Sequence[Incident] | None = None
     curve: Sequence[Point] = field(default_factory=list)  # of the new rules
+    notes: Sequence[str] = ()  # what the recording cannot show
     events: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -91,6 +92,7 @@ class Report:
             "from": self.begin,
             "to": self.end,
             "days": round(self.days, 3),
+            "notes": list(self.notes),
             "events": self.events,
             "seconds": round(self.seconds, 1),
             "before": _side(self.before, self.points[0]),
@@ -105,6 +107,8 @@ class Report:
 
     def print(self, out: Console) -> None:
         out.print(f"{human(self.begin)} to {human(self.end)} UTC, {self.days:.1f} days; {self.summary()}")
+        for note in self.notes:
+            out.print(Text(note, "yellow"))
         out.print(_figures_table(self))
         changed = [change for change in self.changes if change.what != "same"]
         if not changed:
@@ -132,6 +136,8 @@ class Report:
             "",
             f"{verdict}{self.summary()} ({between}).",
             "",
+            *(f"- {_plain(note)}" for note in self.notes),
+            "",
             "| | before | after |",
             "|---|---:|---:|",
             *(f"| {name} | {old} | {new} |" for name, old, new in _figures(self)),
@@ -157,6 +163,7 @@ class Report:
             title=escape(f"Backtest {human(self.begin)[:10]} to {human(self.end)[:10]}"),
             between=escape(f"{human(self.begin)[:16]} to {human(self.end)[:16]} UTC, {self.days:.1f} days"),
             summary=escape(self.summary()),
+            notes="".join(f"<p>{escape(note)}</p>" for note in self.notes),
             tiles="".join(_tile(what, count) for what, count in self.counts.items()),
             before=escape(self.before.name),
             after=escape(self.after.name),

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +21,13 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from stream.backtest.curve import FACTORS, incidents_of, point, with_budget
-from stream.backtest.diff import compare, newest
-from stream.backtest.lab import Record, Signals, alerts_of, signals_of
+from stream.backtest.diff import Alert, compare, newest
+from stream.backtest.lab import Record, Rows, Signals, alerts_of, signals_of
 from stream.backtest.report import Report, Side
 from stream.backtest.scores import RememberedScorer
+from stream.detect.policy import Rules
 from stream.detect.rules import SHIPPED, load_rules
+from stream.detect.untried import untried
 from stream.replay.events import EventFiles
 from stream.replay.recorded import Stretch, record
 from stream.replay.tape import Selection, Tape
@@ -32,8 +35,10 @@ from stream.security import client_security
 from stream.settings import Settings
 from stream.simulate.incidents import Incident, load_incidents
 from stream.topics import TopicsError, topic_partitions
+from stream.windows.behaviour import PANE_FEATURES
 
 POLL_MS: Final = 500
+CLICKED: Final = tuple(name for name in PANE_FEATURES if name != "abandons")  # sessions end after the last click
 Say = Callable[[str], None]
 
 
@@ -74,17 +79,17 @@ async def run_backtest(settings: Settings, options: Options, say: Say = lambda w
     incidents = _incidents(options.truth, begin, end)
 
     say("judging with both rules")
-    old = newest(await alerts_of(signals, settings, before_rules), begin, options.end)
-    new = newest(await alerts_of(reread, settings, after_rules), begin, options.end)
+    last = signals.last_ts + settings.pane_ms
+    old = told(await alerts_of(signals, settings, before_rules), begin, options.end, last)
+    new = told(await alerts_of(reread, settings, after_rules), begin, options.end, last)
     curve = []
     for factor in FACTORS if options.curve else ():
         say(f"what if the budget were ×{factor:g}")
-        told = (
-            new
-            if factor == 1
-            else newest(await alerts_of(reread, settings, with_budget(after_rules, factor)), begin, options.end)
-        )
-        curve.append(point(factor, told, days, incidents))
+        found = new
+        if factor != 1:
+            states = await alerts_of(reread, settings, with_budget(after_rules, factor))
+            found = told(states, begin, options.end, last)
+        curve.append(point(factor, found, days, incidents))
     return Report(
         begin=begin,
         end=end,
@@ -94,9 +99,23 @@ async def run_backtest(settings: Settings, options: Options, say: Say = lambda w
         points=(point(1, old, days, incidents), point(1, new, days, incidents)),
         incidents=incidents,
         curve=curve,
+        notes=_notes((before_rules, signals), (after_rules, reread)),
         events=dict(signals.events),
         seconds=time.monotonic() - begun,
     )
+
+
+def told(states: Rows, begin: int, end: int | None, last: int) -> list[Alert]:
+    """The alerts to be compared. After ``last`` nothing is recorded, which is no silence of the shop."""
+    return [
+        alert for alert in newest(states, begin, end) if alert["statistic"] != "silence" or alert["opened_at"] <= last
+    ]
+
+
+def _notes(*sides: tuple[Rules, Signals]) -> list[str]:
+    """What the recording cannot show of the rules of either side, each once."""
+    notes = [untried(rules, signals.heard, signals.last_ts - signals.first_ts) for rules, signals in sides]
+    return list(dict.fromkeys(chain.from_iterable(notes)))
 
 
 def _incidents(truth: Path | None, begin: int, end: int) -> list[Incident] | None:
@@ -189,9 +208,10 @@ async def recorded_signals(settings: Settings) -> Signals:
 
 def _note(message: dict[str, Any], signals: Signals, models: Counter[str]) -> None:
     """Count a message of ``signals`` and the stretch that its events lie in."""
+    signals.hear(message)
     kind = message["kind"]
     ts = {"panes": message.get("pane"), "text": message.get("ts")}.get(kind)
-    if ts is None:
+    if ts is None or (kind == "panes" and not any(any(message["columns"][name]) for name in CLICKED)):
         return
     signals.first_ts = min(signals.first_ts or ts, ts)
     signals.last_ts = max(signals.last_ts, ts)

@@ -105,14 +105,17 @@ class Track:
 
     def to_list(self) -> list[Any]:
         """Plain lists and numbers, exact through JSON."""
-        panes = [[pane, cell.reviews, cell.chats, cell.clicks, write_quotes(cell)] for pane, cell in self.window]
+        panes = [
+            [pane, cell.reviews, cell.chats, cell.clicks, write_quotes(cell), cell.ratings]
+            for pane, cell in self.window
+        ]
         return [self.at, self.level, self.squares, self.counts, self.dose, panes]
 
     @classmethod
     def from_list(cls, state: list[Any]) -> Track:
         track = cls(*state[:5])
-        for pane, reviews, chats, clicks, quotes in state[5]:
-            track.push(pane, Cell(reviews, chats, clicks, list(read_quotes(quotes))))
+        for pane, reviews, chats, clicks, quotes, ratings in state[5]:
+            track.push(pane, Cell(reviews, chats, clicks, list(read_quotes(quotes)), ratings))
         return track
 
 

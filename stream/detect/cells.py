@@ -19,7 +19,7 @@ QUOTES: Final = 5
 VOLUME: Final = "volume"
 
 Scope = Literal["product", "category", "shop"]
-Source = Literal["reviews", "chats", "clicks"]
+Source = Literal["reviews", "chats", "clicks", "ratings"]
 
 
 class Candidate(NamedTuple):
@@ -58,20 +58,24 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Cell:
-    """Weighted counts by source, in texts or behaviour, and the texts that best show them."""
+    """Weighted counts by source, in texts or behaviour, and the texts that best show them.
+
+    ``ratings``: what of a review its stars say; its words and its stars together count as one text.
+    """
 
     reviews: float = 0.0
     chats: float = 0.0
     clicks: float = 0.0
     quotes: list[Candidate] = field(default_factory=list)
+    ratings: float = 0.0
 
     @property
     def texts(self) -> float:
-        return self.reviews + self.chats
+        return self.reviews + self.chats + self.ratings
 
     @property
     def observed(self) -> float:
-        return self.reviews + self.chats + self.clicks
+        return self.texts + self.clicks
 
     def add(self, source: Source, weight: float = 1.0, quote: Candidate | None = None) -> None:
         """Count one event. ``weight`` >= 0 is rounded to the grid."""
@@ -91,6 +95,7 @@ def merge(left: Cell, right: Cell) -> Cell:
         left.chats + right.chats,
         left.clicks + right.clicks,
         best_quotes(left.quotes + right.quotes),
+        left.ratings + right.ratings,
     )
 
 

@@ -61,7 +61,7 @@ from stream.records import Alert, Quote, content_id
 CLOCK: Final = Key("clock", "product", "", "", "")
 FORGOTTEN: Final = 0.01  # a silent series that remembers less than this is dropped
 LEAST_SURPRISE: Final = 0.3  # no budget is so large that what happens every other time is news
-SOURCES: Final = ("reviews", "chats", "clicks")
+SOURCES: Final = ("reviews", "chats", "clicks", "ratings")
 ADMITTED: Final = 3.0  # counts, forgotten ones out, that a series needs for a season of its own
 MOST_ROWS: Final = 50_000  # series with a season of their own; the others stay new
 FROZEN_MS: Final = 3 * DAY  # how long an open alert keeps its series from learning
@@ -70,10 +70,10 @@ FROZEN_MS: Final = 3 * DAY  # how long an open alert keeps its series from learn
 class Engine:
     """Baselines and alerts of one worker partition.
 
-    ``importance`` gives a key's part of the revenue relative to the average key of its scope (1); without it the part
-    of the texts is taken. ``about`` gives what else there is to say of the window of a key, from a start to an end
-    (epoch ms); it is asked when an alert opens or gets worse.
-    ``days`` are the shop's known days; None: the usual ones, in UTC.
+    ``price`` gives what a piece costs at the place of a key beside the mean price: times its part of the texts, that is
+    about its part of the revenue. ``about`` gives what else there is to say of the window of a key, from a start to an
+    end (epoch ms); it is asked when an alert opens or gets worse. ``days`` are the shop's known days; None: the
+    usual ones, in UTC.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Engine:
         half_life_panes: int = 288,
         model: str = "",
         max_silent: int = 1_000_000,
-        importance: Callable[[Key], float] | None = None,
+        price: Callable[[Key], float] = lambda key: 1.0,
         about: Callable[[Key, int, int], About] | None = None,
         days: KnownDays | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Engine:
         self.half_life_panes = half_life_panes
         self.model = model
         self.max_silent = max_silent
-        self._importance = importance
+        self._price = price
         self._about = about
         self.book = Book(Settings(pane_ms=pane_ms))
         self._seasons = Seasons(self.book, self._rule, days or KnownDays())
@@ -165,8 +165,8 @@ class Engine:
             rule, incident = self._rule(key), self._incidents.get(key)
             if rule is None or (incident is None and (score.surprise < open_at or score.observed < rule.min_observed)):
                 continue
-            weight = round(lifecycle.matter(self._importance(key) if self._importance else 1.0, rule), 3)
-            level, detail = lifecycle.severity(score, weight), [weight, [0.0, 0.0, 1.0], [], "", "", {}]
+            weight = round(lifecycle.matter(self._price(key), rule), 3)
+            level, detail = lifecycle.severity(score, weight), [weight, [0.0, 0.0, 1.0, 0.0], [], "", "", {}]
             reading = Reading(self._end(pane_start // self.pane_ms), score, open_at, level, detail)
             if cause := self._live(key, rule, incident, reading):
                 changed.append(self._tell(key, self._incidents[key], cause))
@@ -374,8 +374,7 @@ class Engine:
         return rounded(Score("burst", observed, expected.mean, 0.0, 0.0, surprise, since))
 
     def _reading(self, key: Key, rule: Rule, pane: int, score: Score, open_at: float) -> Reading:
-        importance = self._importance(key) if self._importance else self._volume_share(key, pane)
-        weight = round(lifecycle.matter(importance, rule), 3)
+        weight = round(lifecycle.matter(self._volume_share(key, pane) * self._price(key), rule), 3)
         level = lifecycle.severity(score, weight)
         cell = self._tracks[key].cell()
         shares = [getattr(cell, source) / max(cell.observed, 1e-9) for source in SOURCES]

@@ -8,9 +8,12 @@ An estimate for setting priorities, not an account. What it assumes:
 - *revenue*: who complains or sends back takes one piece's price with them, and so does who will find the shelf empty;
   who asks or searches would have bought one as often as a view leads to a purchase (a cautious guess: they want it
   more): in recent days, in the category, shrunk towards all that the lane sees, and for a product as in the latter.
-  Price is the mean price that clicks told of the product or category, or else of all.
+  Price is that of the catalogue, or else the mean price that clicks told of the product or category, or else of all.
 
 The currency is the shop's. A place that tells no price gives no revenue.
+
+How severe an alert is follows from the same: from how many are touched (:func:`stream.detect.lifecycle.severity`), and
+from what a piece costs beside the mean (:func:`dearness`).
 """
 
 from __future__ import annotations
@@ -111,6 +114,19 @@ def touched(alert: Alert, click_weight: float = 1.0) -> Estimate:
     each = (1 - clicks) * hands + clicks / click_weight  # people for one that is counted
     lo, hi = poisson_band(alert.observed)
     return Estimate(*(each * max(0.0, count - alert.expected) for count in (alert.observed, lo, hi)))
+
+
+def dearness(place: Trade | None, lane: Trade | None) -> float:
+    """What a piece costs at a place beside the mean of the lane; 1 where that is not known."""
+    return place.price / lane.price if place and lane and place.price and lane.price else 1.0
+
+
+def priced(behaviour: tuple[int, ...], price: float) -> tuple[int, ...]:
+    """Counts of clicks that all told ``price``, that of the catalogue; as they are where it is 0."""
+    if not price:
+        return behaviour
+    clicks = behaviour[PRICED] or behaviour[VIEWS] or 1
+    return (*behaviour[:CENTS], clicks * round(100 * price), clicks)  # the last two
 
 
 def poisson_band(count: float) -> tuple[float, float]:

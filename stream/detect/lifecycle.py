@@ -317,7 +317,7 @@ def severity(score: Score, weight: float = 1.0) -> int:
 
 
 def matter(importance: float, rule: Rule) -> float:
-    """The weight of a series from its importance (its part of volume or revenue, 1 on average) and its rule."""
+    """The weight of a series from its importance (its part of the revenue, 1 on average) and its rule."""
     low, high = MATTER
     return min(high, max(low, math.sqrt(importance))) * rule.weight
 

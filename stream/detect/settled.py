@@ -58,7 +58,7 @@ class Seasons:
         now: tuple[dict[Key, float], dict[Key, float]] = ({}, {})
         for counted, cells in pushes:
             counts = {key: cell.observed for key, cell in cells.items() if key.kind != VOLUME}
-            volumes = {key: cell.texts for key, cell in cells.items() if key.kind == VOLUME}
+            volumes = {key: cell.observed for key, cell in cells.items() if key.kind == VOLUME}
             if counted < pane:
                 book.add_late(counted, counts, volumes)
             else:

@@ -31,10 +31,11 @@ CERTAIN: Final = 4.0  # deviations within which a stock is in no danger
 
 
 class Shelf(NamedTuple):
-    """What is there of a product, in pieces, and how many days it takes to get more."""
+    """What is there of a product, in pieces, how many days it takes to get more, and what a piece costs."""
 
     stock: int
     lead_days: float
+    price: float = 0.0  # 0: not told
 
 
 class Rate(NamedTuple):

@@ -12,12 +12,12 @@ import math
 import re
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from heapq import nsmallest
 from operator import neg
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from stream.preprocess.names import Names
 
@@ -26,6 +26,7 @@ B: Final = 0.75
 MOST_MEMORIES: Final = 10_000
 MOST_FOUND: Final = 50  # products of a search
 LEAD_TIME_DAYS: Final = 7.0
+T = TypeVar("T")
 _RUNS = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]+|[^\W_\u3400-\u4dbf\u4e00-\u9fff]+")
 
 
@@ -53,14 +54,14 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._products: dict[str, Product] = {}
-        self._words: dict[str, Counter[str]] = {}  # product -> word -> times
+        self._words: dict[str, frozenset[str]] = {}  # product -> words
         self._lengths: dict[str, int] = {}  # product -> words
         self._index: dict[str, dict[str, int]] = {}  # word -> product -> times
         self._shelves: dict[str, list[tuple[float, str]]] = {}  # category -> (price, product), sorted
         self._length = 0  # words of all products
         self.names = Names()  # titles and brands, to be found in texts
         self.version = 0  # grows with every change
-        self.memo: dict[Any, Any] = {}  # what others computed from the products as they are; emptied when one changes
+        self._memo: dict[Any, Any] = {}  # what was computed from the products as they are; emptied when one changes
 
     def __len__(self) -> int:
         return len(self._products)
@@ -77,14 +78,15 @@ class Catalogue:
     def upsert(self, product: Product) -> None:
         """Put in a product, in place of the one of the same id."""
         self.version += 1
-        self.memo.clear()
+        self._memo.clear()
         before = self._products.get(product.product_id)
         if before is not None and before.text == product.text:
             self._reshelve(before, product)
             return
         self.remove(product.product_id)
         self._products[product.product_id] = product
-        words = self._words[product.product_id] = Counter(tokens(product.text))
+        words = Counter(tokens(product.text))
+        self._words[product.product_id] = frozenset(words)
         for word, times in words.items():
             self._index.setdefault(word, {})[product.product_id] = times
         self._lengths[product.product_id] = words.total()
@@ -96,7 +98,7 @@ class Catalogue:
     def remove(self, product_id: str) -> None:
         """Take out a product; one that is not there is no mistake."""
         self.version += 1
-        self.memo.clear()
+        self._memo.clear()
         product = self._products.pop(product_id, None)
         if product is None:
             return
@@ -120,29 +122,37 @@ class Catalogue:
     def search(self, text: str, most: int = MOST_FOUND) -> list[tuple[Product, float]]:
         """At most :data:`MOST_FOUND` products that share words with ``text`` and their BM25 scores, best first, ties
         by id."""
-        question = ("search", text)
-        if question not in self.memo:
-            if len(self.memo) >= MOST_MEMORIES:
-                self.memo.clear()
-            self.memo[question] = self._search(text, MOST_FOUND)
-        found: list[tuple[Product, float]] = self.memo[question]
-        return found[:most]
+        return self.remember(("search", text), lambda: self._search(text))[:most]
 
-    def _search(self, text: str, most: int) -> list[tuple[Product, float]]:
+    def remember(self, question: Any, answer: Callable[[], T]) -> T:
+        """What ``answer()`` gives, asked once for as long as the products stay as they are."""
+        if question not in self._memo:
+            if len(self._memo) >= MOST_MEMORIES:
+                self._memo.clear()
+            self._memo[question] = answer()
+        known: T = self._memo[question]
+        return known
+
+    def _search(self, text: str) -> list[tuple[Product, float]]:
         scores: dict[str, float] = {}
-        average, lengths = self._length / max(1, len(self._products)), self._lengths
         for word in sorted(set(tokens(text))):
-            found = self._index.get(word, {})
-            rarity = math.log(1 + (len(self._products) - len(found) + 0.5) / (len(found) + 0.5))
-            for product_id, times in found.items():
-                norm = K1 * (1 - B + B * lengths[product_id] / average)
-                scores[product_id] = scores.get(product_id, 0.0) + rarity * times * (K1 + 1) / (times + norm)
-        best = nsmallest(most, zip(map(neg, scores.values()), scores, strict=True))
+            for product_id, score in self.remember(("word", word), partial(self._scores, word)).items():
+                scores[product_id] = scores.get(product_id, 0.0) + score
+        best = nsmallest(MOST_FOUND, zip(map(neg, scores.values()), scores, strict=True))
         return [(self._products[product_id], -score) for score, product_id in best]
+
+    def _scores(self, word: str) -> dict[str, float]:
+        """What a word adds to the score of each product that has it."""
+        found, average = self._index.get(word, {}), self._length / max(1, len(self._products))
+        rarity = math.log(1 + (len(self._products) - len(found) + 0.5) / (len(found) + 0.5))
+        norms = {product_id: K1 * (1 - B + B * self._lengths[product_id] / average) for product_id in found}
+        return {
+            product_id: rarity * times * (K1 + 1) / (times + norms[product_id]) for product_id, times in found.items()
+        }
 
     def likeness(self, left: str, right: str) -> float:
         """Share of words that two products have in common (Jaccard), 0 to 1."""
-        a, b = self._words[left].keys(), self._words[right].keys()
+        a, b = self._words[left], self._words[right]
         shared = len(a & b)
         return shared / max(1, len(a) + len(b) - shared)
 

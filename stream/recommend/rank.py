@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from heapq import nsmallest
 from typing import Any, Final
 
-from stream.recommend.catalogue import MOST_MEMORIES, Catalogue, Product
+from stream.recommend.catalogue import Catalogue, Product
 from stream.recommend.intent import Intent
 from stream.records import Recommendation, Signal, content_id
 
@@ -112,13 +112,8 @@ def rank(
     """
     if popularity or exclude:
         return _rank(catalogue, demand, product, text, popularity, exclude, most)
-    question = (demand, product.product_id if product else "", text, most)
-    ranked: list[dict[str, Any]] | None = catalogue.memo.get(question)
-    if ranked is None:
-        if len(catalogue.memo) >= MOST_MEMORIES:
-            catalogue.memo.clear()
-        ranked = catalogue.memo[question] = _rank(catalogue, demand, product, text, popularity, exclude, most)
-    return ranked
+    question = ("rank", demand, product.product_id if product else "", text, most)
+    return catalogue.remember(question, lambda: _rank(catalogue, demand, product, text, popularity, exclude, most))
 
 
 def _rank(
@@ -165,9 +160,9 @@ def _parts(
     """What may speak for a candidate, from 0 to 1."""
     most_popular = math.log1p(max((popularity.get(product_id, 0.0) for product_id in shown), default=0.0))
     best_match = max(found.values(), default=0.0)
-    parts: dict[str, Part] = {
-        "popularity": lambda one: _share(math.log1p(popularity.get(one.product_id, 0.0)), most_popular)
-    }
+    parts: dict[str, Part] = {"popularity": lambda _: 0.0}
+    if most_popular:
+        parts["popularity"] = lambda one: math.log1p(popularity.get(one.product_id, 0.0)) / most_popular
     if text:
         parts["words"] = lambda one: _share(found.get(one.product_id, 0.0), best_match)
     if product:

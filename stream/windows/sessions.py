@@ -130,7 +130,7 @@ class Sessions:
         if not len(batch):
             return Taken([], [], [], np.zeros(0, np.int32), np.zeros(0, np.int64))
         row = self._rows_of(batch)
-        order = np.argsort(row, kind="stable")
+        order = stable_order(row, self._size)
         row, ts = row[order], batch.ts[order]
         action, product = batch.action[order], batch.product[order]
         before, begin, cut = self._cut(row, ts)
@@ -534,6 +534,12 @@ class Sessions:
         """Shopper and session of a row."""
         user, _, session_id = self._ids[row].decode().partition("\0")
         return user, session_id
+
+
+def stable_order(numbers: Any, end: int) -> Longs:
+    """How to sort numbers from 0 up to ``end``, not included, equal ones as they come: numpy counts digits in 16 bits,
+    eight times as fast as it compares."""
+    return np.argsort(numbers.astype(np.uint16) if end <= 1 << 16 else numbers, kind="stable")
 
 
 def _hashes(users: Sequence[str]) -> Longs:

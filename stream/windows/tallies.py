@@ -102,16 +102,21 @@ class Tally:
 
     def without_quotes(self) -> None:
         """Let go of the quotes, once the detectors have them."""
-        self.labels = {name: Cell(cell.reviews, cell.chats) for name, cell in self.labels.items()}
+        self.labels = {name: Cell(cell.reviews, cell.chats, ratings=cell.ratings) for name, cell in self.labels.items()}
 
     def to_list(self) -> list[Any]:
-        labels = [[name, cell.reviews, cell.chats, write_quotes(cell)] for name, cell in self.labels.items()]
+        labels = [
+            [name, cell.reviews, cell.chats, write_quotes(cell), cell.ratings] for name, cell in self.labels.items()
+        ]
         return [self.behaviour, self.texts, labels, self.revision, list(self.shelf or ())]
 
     @classmethod
     def from_list(cls, state: list[Any]) -> Tally:
         behaviour, texts, labels, revision, shelf = state
-        cells = {name: Cell(reviews, chats, 0.0, list(read_quotes(quotes))) for name, reviews, chats, quotes in labels}
+        cells = {
+            name: Cell(reviews, chats, 0.0, list(read_quotes(quotes)), ratings)
+            for name, reviews, chats, quotes, ratings in labels
+        }
         return cls(tuple(behaviour), tuple(texts), cells, revision, Shelf(*shelf) if shelf else None)
 
 
