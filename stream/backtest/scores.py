@@ -78,15 +78,17 @@ class RememberedScorer(Scorer):
 
 
 def _line(key: str, score: TextScore) -> bytes:
-    record: list[Any] = [key, score.label, score.score, [*map(list, score.aspects)], [*map(list, score.demands)]]
+    found = [*map(list, score.aspects)], [*map(list, score.demands)]
+    record: list[Any] = [key, score.label, score.score, *found, score.strangeness]
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _read(line: bytes) -> tuple[str, TextScore]:
-    key, label, score, aspects, demands = orjson.loads(line)
+    key, label, score, aspects, demands, strangeness = orjson.loads(line)
     return key, TextScore(
         label,
         score,
         tuple(Aspect(aspect, how, prob, [(a, b) for a, b in spans]) for aspect, how, prob, spans in aspects),
         tuple(Demand(demand, strength, prob, [(a, b) for a, b in spans]) for demand, strength, prob, spans in demands),
+        strangeness,
     )
