@@ -126,6 +126,26 @@ async def test_a_broker_that_dies_is_unavailable_and_used_again_when_back(
     assert [m for part in (await read(broker, "alerts", 1)).values() for m in part] == [(b"k", {"n": 1})]
 
 
+async def test_a_batch_that_the_client_forgets_is_unavailable_and_can_be_sent_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.sinks.kafka.DELIVERY_SECONDS", 0.5)
+    out = KafkaOut([broker.address])
+    await create(broker, "forgotten")
+    with monkeypatch.context() as patched:
+        forgotten: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def forget(*_: Any, **__: Any) -> asyncio.Future[Any]:
+            return forgotten
+
+        patched.setattr("aiokafka.AIOKafkaProducer.send_batch", forget)
+        with pytest.raises(SinkUnavailable, match="no answer for 1 batches"):
+            await out.send("forgotten", [("a", {"n": 1})])
+    monkeypatch.setattr("stream.sinks.kafka.DELIVERY_SECONDS", 30)
+    await out.send("forgotten", [("a", {"n": 1})])
+    await out.close()
+
+
 async def test_a_message_too_large_is_rejected_and_the_next_one_goes_through(broker: Broker) -> None:
     await create(broker, "alerts")
     out = KafkaOut([broker.address])

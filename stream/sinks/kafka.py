@@ -22,6 +22,8 @@ from stream.sinks.base import SinkRejected, SinkUnavailable
 
 LINGER_MS = 5
 REQUEST_MS = 10_000
+#: After that a batch is lost on the client's side: it gives one up after REQUEST_MS, and after an attempt under way.
+DELIVERY_SECONDS = 3 * REQUEST_MS / 1000
 BATCH_BYTES = 512 * 1024
 MESSAGE_BYTES = 1024 * 1024
 log = logging.getLogger(__name__)
@@ -69,15 +71,18 @@ class KafkaOut:
         waiting: list[asyncio.Future[Any]] = []
         failure: BaseException | None = None
         try:
-            count = len(await producer.partitions_for(topic))
-            for partition, batch in _batches(producer, topic, messages, count):
-                waiting.append(await producer.send_batch(batch, topic, partition=partition))
-            await producer.flush()
-        except (KafkaError, OSError, TimeoutError) as error:
-            failure = error
-        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                failure = failure or outcome
+            async with asyncio.timeout(DELIVERY_SECONDS):
+                count = len(await producer.partitions_for(topic))
+                for partition, batch in _batches(producer, topic, messages, count):
+                    waiting.append(await producer.send_batch(batch, topic, partition=partition))
+        except (KafkaError, OSError, TimeoutError) as failed:
+            failure = failed
+        if waiting:
+            done, lost = await asyncio.wait(waiting, timeout=DELIVERY_SECONDS)
+            failures = [error for outcome in done if (error := outcome.exception())]
+            if lost:  # seen when one of three brokers was killed: aiokafka forgot a batch that was to be sent again
+                failures.append(TimeoutError(f"no answer for {len(lost)} batches"))
+            failure = failure or next(iter(failures), None)
         if isinstance(failure, MessageSizeTooLargeError):
             raise SinkRejected(f"a message for {topic} is larger than the broker accepts: {failure}") from failure
         if failure is not None:
