@@ -102,6 +102,7 @@ class Radar:
             broker=";".join(f"kafka://{address}" for address in settings.brokers),
             broker_credentials=faust_credentials(settings),
             store="memory://",
+            datadir=str(settings.home / "faust"),  # of which Faust makes empty folders, by default where it is started
             TableManager=Tables,
             key_serializer="raw",
             value_serializer="raw",

@@ -4,7 +4,9 @@ Promises: merging cells is commutative and associative, exactly, so neither arri
 into blocks can change a result. Two things make that true: weights lie on a grid of 1/1024, where float sums do not
 round (below 2**43), and the quotes kept are the five best under a total order.
 
-The denominator is counted the same way: all texts on a product (or category) are the cell under ``key.volume``.
+The denominator is counted the same way: all texts on a product (or category) are the cell under ``key.volume``; for what
+shoppers also say by what they do, carts and purchases are in it too. A shop of many clicks and few texts would else be
+surprised by every return.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from stream.records import Span
 GRID: Final = 1024
 QUOTES: Final = 5
 VOLUME: Final = "volume"
+#: The label under which texts and acts are counted together, and the series that are seen beside both.
+ACTS: Final = "acts"
+ACTED: Final = {("demand_surge", "return_refund"), ("demand_surge", "restock"), ("price_sensitivity", "discount")}
 
 Scope = Literal["product", "category", "shop"]
 Source = Literal["reviews", "chats", "clicks", "ratings"]
@@ -38,12 +43,13 @@ class Key(NamedTuple):
     scope: Scope
     product_id: str  # "" but in product scope
     category: str
-    label: str  # an aspect, a demand, the leading term of a cluster, or "" for VOLUME
+    label: str  # an aspect, a demand, the leading term of a cluster, or of VOLUME "" or ACTS
 
     @property
     def volume(self) -> Key:
-        """The key under which all texts of this product or category are counted."""
-        return Key(VOLUME, self.scope, self.product_id, self.category, "")
+        """The key under which all texts of this product or category are counted, or all texts and what was bought."""
+        acts = ACTS if (self.kind, self.label) in ACTED else ""
+        return Key(VOLUME, self.scope, self.product_id, self.category, acts)
 
     @property
     def shop(self) -> Key:

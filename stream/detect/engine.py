@@ -99,7 +99,7 @@ class Engine:
         self._seasons = Seasons(self.book, self._rule, days or KnownDays())
         self._decay: float = 0.5 ** (1 / half_life_panes)
         self._tracks: dict[Key, Track] = {}
-        self._volumes: Counter[str] = Counter()  # by scope: how many products or categories are known
+        self._volumes: Counter[tuple[str, str]] = Counter()  # by scope and label: how many products or categories are known
         self._incidents: dict[Key, Incident] = {}  # pending, open, or resolved and still to be reopened
         self._active: list[Key] = []  # keys and volumes with a window or an open alert
         self._dirty: set[Key] = set()
@@ -284,7 +284,7 @@ class Engine:
         track = self._tracks.get(key)
         if track is None:
             track = self._tracks[key] = Track(pane)
-            self._volumes[key.scope] += is_volume(key)
+            self._volumes[key.scope, key.label] += is_volume(key)
         return track
 
     def _sweep(self, pane: int) -> None:
@@ -307,7 +307,7 @@ class Engine:
 
     def _drop(self, key: Key) -> None:
         del self._tracks[key]
-        self._volumes[key.scope] -= is_volume(key)
+        self._volumes[key.scope, key.label] -= is_volume(key)
         if key in self.book.rows:
             self.book.release(key)
 
@@ -382,8 +382,9 @@ class Engine:
 
     def _volume_share(self, key: Key, pane: int) -> float:
         """The part of the texts that a product has, 1 on average."""
-        (product, _), (shop, _) = self._texts(key.volume, pane), self._texts(key.volume.shop, pane)
-        return (product + PRIOR_VOLUME) / (shop + PRIOR_VOLUME) * max(1, self._volumes[key.scope])
+        volume = key.volume
+        (product, _), (shop, _) = self._texts(volume, pane), self._texts(volume.shop, pane)
+        return (product + PRIOR_VOLUME) / (shop + PRIOR_VOLUME) * max(1, self._volumes[volume.scope, volume.label])
 
     def _live(self, key: Key, rule: Rule, incident: Incident | None, reading: Reading) -> str:
         """Keep the incident that follows, named if it has just opened; why it is told."""
@@ -401,8 +402,9 @@ class Engine:
         return cause
 
     def _expect(self, key: Key, rule: Rule, pane: int, track: Track, label: Track, seen: float) -> Expectation:
-        product, volume = self._texts(key.volume, pane)
-        shop, shop_volume = self._texts(key.volume.shop, pane)
+        place = key.volume
+        product, volume = self._texts(place, pane)
+        shop, shop_volume = self._texts(place.shop, pane)
         usual_texts = (1 + track.level) * self.window_panes / (seen + self.window_panes)
         usual_part = (product + PRIOR_VOLUME) / (shop + PRIOR_VOLUME)
         counted = track.observed if key.scope == "shop" else track.texts  # searches are among the requests of a shop
@@ -514,7 +516,7 @@ class Engine:
             self._incidents[key] = Incident.from_list(incident)
         if track:
             self._tracks[key] = Track.from_list(track)
-            self._volumes[key.scope] += is_volume(key)
+            self._volumes[key.scope, key.label] += is_volume(key)
             if self._tracks[key].window or self._firing(key):
                 self._active.append(key)
 

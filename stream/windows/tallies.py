@@ -19,7 +19,7 @@ from zlib import crc32
 
 from stream.columns import Columns
 from stream.detect.baseline import read_quotes, write_quotes
-from stream.detect.cells import VOLUME, Cell, Key, Scope, merge
+from stream.detect.cells import ACTS, VOLUME, Cell, Key, Scope, merge
 from stream.detect.stock import Shelf
 from stream.records import Window
 from stream.windows.behaviour import PANE_FEATURES
@@ -30,6 +30,9 @@ TEXT_FEATURES: Final = ("reviews", "chats", "negatives", "rating_sum", "rated")
 KINDS: Final = {"negative": "negative_spike", "demand": "demand_surge"}
 #: What a click counts for in an alert of these kinds, against a text that says it; in others as much as a text.
 CLICK_WEIGHT: Final = {"demand_surge": 0.5, "price_sensitivity": 0.25}
+#: What a shop full of life has much of, beside which returns and the like are few or many. Each counts as half a text.
+DONE: Final = tuple(PANE_FEATURES.index(name) for name in ("carts", "purchases"))
+ACT_WEIGHT: Final = 0.5
 #: What shoppers do that speaks for a demand on a product, and how much.
 BEHAVIOUR: Final = (
     (PANE_FEATURES.index("returns"), "demand/return_refund", CLICK_WEIGHT["demand_surge"]),
@@ -85,6 +88,9 @@ class Tally:
             yield Key(VOLUME, *where, ""), Cell(float(reviews), float(chats))
             if where[0] == "category":
                 yield Key("silence", *where, "texts"), Cell(float(reviews), float(chats))
+        acts = sum(self.behaviour[place] for place in DONE)
+        if reviews or chats or acts:
+            yield Key(VOLUME, *where, ACTS), Cell(float(reviews), float(chats), ACT_WEIGHT * acts)
         if where[0] == "category" and self.behaviour[VIEWS]:
             yield Key("silence", *where, "clicks"), Cell(clicks=float(self.behaviour[VIEWS]))
         cells = dict(self.labels)
