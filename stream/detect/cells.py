@@ -100,7 +100,7 @@ def merge(left: Cell, right: Cell) -> Cell:
         left.reviews + right.reviews,
         left.chats + right.chats,
         left.clicks + right.clicks,
-        best_quotes(left.quotes + right.quotes),
+        best_quotes(left.quotes + right.quotes) if left.quotes or right.quotes else [],
         left.ratings + right.ratings,
     )
 
