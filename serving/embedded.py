@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def triton_command(
-    model_repo: Path, grpc_port: int, http_port: int, metrics_port: int, home: Path
+    model_repo: Path, model: str, grpc_port: int, http_port: int, metrics_port: int, home: Path
 ) -> tuple[list[str], dict[str, str]]:
-    """``argv`` and environment of an embedded Triton; ``home`` is a folder for its backends.
+    """``argv`` and environment of an embedded Triton that serves ``model``; ``home`` is a folder for its backends.
 
     Raises :class:`ScorerUnavailable`, which says what to install, where such a Triton could not run.
     """
@@ -41,6 +41,8 @@ def triton_command(
     argv = [
         str(wheel / "tritonserver/bin/tritonserver"),
         f"--model-repository={model_repo.resolve()}",
+        "--model-control-mode=explicit",
+        f"--load-model={model}",
         f"--backend-directory={backends}",
         *(f"--{door}-address=127.0.0.1" for door in ("grpc", "http", "metrics")),
         f"--grpc-port={grpc_port}",

@@ -233,7 +233,7 @@ def _triton(settings: Settings, grpc: int, http: int, metrics: int) -> Process:
             return await scorer.ready(HEALTHY_SECONDS)
 
     read_card(settings.model_repo, settings.model)  # raises what to do without a model
-    command = partial(embedded.triton_command, settings.model_repo, grpc, http, metrics, settings.home)
+    command = partial(embedded.triton_command, settings.model_repo, settings.model, grpc, http, metrics, settings.home)
     argv, env = command()
     env = {name: value for name, value in env.items() if not name.startswith("RADAR_")}
     ports = {"grpc": grpc, "http": http, "metrics": metrics}

@@ -53,7 +53,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     kafka_tool("")  # nothing to store without
     home = tmp_path_factory.mktemp("stores")
     with ExitStack() as servers:
-        triton = servers.enter_context(start_triton(home / "triton", Settings().model_repo))
+        triton = servers.enter_context(start_triton(home / "triton", Settings().model_repo, Settings().model))
         settings = {**COMMON, "triton": triton.address}
         if CLICKHOUSE:
             store = servers.enter_context(start_clickhouse(home / "clickhouse"))

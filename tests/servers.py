@@ -250,10 +250,10 @@ def start_clickhouse(home: Path) -> Server:
     return Server(home, [CLICKHOUSE, f"--config-file={home / 'config.xml'}"], port)
 
 
-def start_triton(home: Path, model_repo: Path) -> Server:
-    """Triton in a process of its own; it accepts connections when its models are loaded."""
+def start_triton(home: Path, model_repo: Path, model: str) -> Server:
+    """Triton in a process of its own; it accepts connections when its model is loaded."""
     grpc, http, metrics = free_ports(3)
-    argv, environment = triton_command(model_repo, grpc, http, metrics, home)
+    argv, environment = triton_command(model_repo, model, grpc, http, metrics, home)
     return Server(home, argv, grpc, environment)
 
 

@@ -108,7 +108,12 @@ def test_triton_runs_on_a_gpu_or_on_the_cpu_under_one_name() -> None:
     assert "deploy" not in cpu
     for service, mode in ((gpu, "gpu"), (cpu, "cpu")):
         assert service["profiles"] == [mode]
-        assert service["command"][1:] == ["--model-repository=/models", f"--model-config-name={mode}"]
+        assert service["command"][1:] == [
+            "--model-repository=/models",
+            "--model-control-mode=explicit",
+            "--load-model=${RADAR_MODEL:-demand}",
+            f"--model-config-name={mode}",
+        ]
         assert service["networks"]["default"]["aliases"] == ["triton"]
 
 

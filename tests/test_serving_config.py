@@ -11,14 +11,18 @@ from tritonclient.grpc import model_config_pb2
 from serving.decode import output_shapes
 from stream.settings import ROOT
 
-FOLDER = ROOT / "model_repo" / "demand"
-FILES = [FOLDER / "config.pbtxt", *sorted((FOLDER / "configs").glob("*.pbtxt"))]
+MODELS = ("demand", "demand_small")
+FILES = [
+    file
+    for folder in (ROOT / "model_repo" / model for model in MODELS)
+    for file in (folder / "config.pbtxt", *sorted((folder / "configs").glob("*.pbtxt")))
+]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "model_repo")))
 def test_configuration(path: Path) -> None:
     config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    assert config.name == "demand"
+    assert config.name == "", "the folder is the name, so both models share their configurations"
     assert {tensor.name: (list(tensor.dims), tensor.data_type) for tensor in config.input} == {
         "input_ids": ([-1], model_config_pb2.TYPE_INT64),
         "attention_mask": ([-1], model_config_pb2.TYPE_INT64),
@@ -30,4 +34,4 @@ def test_configuration(path: Path) -> None:
 
 
 def test_each_place_has_its_configuration() -> None:
-    assert [path.stem for path in FILES] == ["config", "cpu", "gpu"]
+    assert [path.stem for path in FILES] == ["config", "cpu", "gpu"] * len(MODELS)

@@ -29,12 +29,12 @@ TEXTS = ["包装破损，快递太慢了！", "很好", "", "The size is too sma
 class Server:
     """One embedded Triton on ports of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, model: str = "demand") -> None:
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         self.port, *others = (door.getsockname()[1] for door in sockets)
         for door in sockets:
             door.close()
-        self.command = lambda: triton_command(REPO, self.port, *others, home)
+        self.command = lambda: triton_command(REPO, model, self.port, *others, home)
         self.log = home / "triton.log"
         self.start()
 
@@ -94,6 +94,20 @@ async def test_same_scores_as_in_process(server: Server) -> None:
         texts = TEXTS + [f"第{i}件商品{'不错' * (i % 7)}" for i in range(150)]
         assert await triton.score(texts) == await local.score(texts)
         assert triton.model == local.model
+
+
+async def test_the_small_model_is_served_in_the_place_of_the_full_one(tmp_path: Path) -> None:
+    server = Server(tmp_path, "demand_small")
+    try:
+        small = TritonScorer(f"127.0.0.1:{server.port}", REPO, "demand_small", deadline=60)
+        async with small, LocalScorer(REPO, "demand_small") as local, open_scorer(server) as full:
+            await wait_ready(small, alive=server.alive)
+            assert await small.score(TEXTS) == await local.score(TEXTS)
+            assert small.model.startswith("demand_small/1@")
+            with pytest.raises(ScoringError, match="demand"):
+                await full.score(TEXTS)
+    finally:
+        server.stop()
 
 
 def test_it_listens_on_loopback_alone(server: Server) -> None:

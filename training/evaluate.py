@@ -1,10 +1,10 @@
 """Figures of a model for docs/model-card.md: ``python -m training.evaluate``.
 
 The model is read as it is shipped (int8, through ONNX Runtime) and scored on texts that neither training nor the choice
-of thresholds has seen, beside baselines trained on the same rows. Only the part of the card between the markers is
-rewritten; the prose around it is written by hand. The figures also go to ``docs/figures.json``; ``--gate`` compares
-with those of an earlier model and fails where one fell out of its interval, so that what a model learns anew does not
-cost what it knew.
+of thresholds has seen, beside the small model and baselines trained on the same rows. Only the part of the card between
+the markers is rewritten, the prose around it is written by hand. The figures also go to ``docs/figures.json``;
+``--gate`` compares with those of an earlier model and fails where one fell out of its interval, so that what a model
+learns anew does not cost what it knew.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +27,11 @@ from serving.forward import Forward
 from serving.labels import ASPECTS, DEMANDS
 from training import calibrate, data, mapping, metrics, probes, reliability
 from training.baselines import Majority, SnowSentiment, TfIdf
-from training.batches import collate, encode, load_tokenizer
+from training.batches import Batch, collate, encode, load_tokenizer
 from training.fewshot import Head
 from training.metrics import Answer
 from training.model import RadarModel
-from training.train import BASE, REPOSITORY_MODEL, say
+from training.train import BASE, REPOSITORY_MODEL, SMALL_MODEL, say
 
 DOCS: Final = data.ROOT / "docs"
 CARD: Final = DOCS / "model-card.md"
@@ -134,6 +135,12 @@ def shipped_metadata(path: Path) -> dict[str, Any]:
     props = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
     found: dict[str, Any] = json.loads(props["radar"])
     return found
+
+
+def shipped(path: Path, tokenizer: Any) -> System:
+    """An exported model and the thresholds in its metadata."""
+    predict = metrics.onnx_predict(path)
+    return lambda rows: metrics.answers(rows, tokenizer, predict), shipped_metadata(path)["thresholds"]
 
 
 def measure(
@@ -275,22 +282,30 @@ def foreign(model_file: Path, tokenizer: Any, ours: Sequence[data.Row]) -> dict[
 # --- speed ----------------------------------------------------------------------------------------------------------
 
 
-def speeds(model_file: Path, tokenizer: Any, rows: Sequence[data.Row], seconds: float = 6.0) -> dict[str, float]:
-    """Texts per second on all cores: the shipped model as it is served, and the same network in torch, fp32, batch 32.
+def speeds(
+    files: Mapping[str, Path], tokenizer: Any, rows: Sequence[data.Row], seconds: float = 6.0
+) -> dict[str, float]:
+    """Texts per second on all cores: the models as they are served, and the full network in torch, fp32, batch 32.
 
     Only where the base weights are at hand is there a torch network to compare with.
     """
     encoded = sorted(encode(rows, tokenizer), key=lambda one: len(one.ids))
     parts = [collate(encoded[start : start + 32]) for start in range(0, len(encoded) - 31, 32)]
-    forward = Forward(model_file)
-    found = {"served": _rate(lambda part: forward(part.ids.numpy(), part.mask.numpy()), parts, seconds)}
-    forward.close()
+    found = {}
+    for name, file in files.items():
+        forward = Forward(file)
+        found[name] = _rate(partial(_read, forward), parts, seconds)
+        forward.close()
     if (BASE / "config.json").is_file():
         torch.set_num_threads(os.cpu_count() or 1)
         full = RadarModel.from_base(BASE).eval()
         with torch.inference_mode():
             found["torch fp32"] = _rate(lambda part: full(part.ids, part.mask), parts, seconds)
     return found
+
+
+def _read(forward: Forward, part: Batch) -> object:
+    return forward(part.ids.numpy(), part.mask.numpy())
 
 
 def _rate(call: Callable[[Any], object], parts: Sequence[Any], seconds: float) -> float:
@@ -326,19 +341,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = chosen.model / "model.onnx"
     metadata = shipped_metadata(path)
     tokenizer = load_tokenizer(chosen.model / "tokenizer.json", metadata["max_length"])
-    predict = metrics.onnx_predict(path)
-
-    def answer(rows: Sequence[data.Row]) -> list[Answer]:
-        return metrics.answers(rows, tokenizer, predict)
-
-    model: System = (answer, metadata["thresholds"])
+    model = answer, _ = shipped(path, tokenizer)
     say("Reading the data sets ...")
     mixture = None if chosen.dry else data.mixture(folder)
     tests = dict(mixture.tests if mixture else data.tests(folder))
     ours = tests.pop("utterances")
     tests |= {f"utterances_{lang}": [row for row in ours if row.lang == lang] for lang in ("zh", "en")}
     tests = {name: rows[: chosen.rows] for name, rows in tests.items()}
-    systems = {"model": model} | (_baselines(mixture) if mixture else {})
+    systems = {"model": model}
+    if mixture:
+        systems |= {"small": shipped(SMALL_MODEL / "model.onnx", tokenizer)} | _baselines(mixture)
     table = measure(systems, tests)
 
     said = answer(
@@ -350,22 +362,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "demands": reliability.presence_pairs(said, DEMANDS),
     }
     notes = [
-        "Flips under the adversarial probe (aim: 0.08): " + _listed(flips(model)),
-        "Score shift under the bias probe (aim: 0.02): " + _listed(shift(model)),
+        "Flips under the adversarial probe (aim: 0.08): " + _by_system(flips, systems),
+        "Score shift under the bias probe (aim: 0.02): " + _by_system(shift, systems),
         "HINT3 sofmattress from its 328 examples (aims: 0.80, 0.65): " + _listed(few_shot(folder, path, tokenizer)),
         "Out of domain, chance that a foreign text is stranger than one of ours: "
         + _listed(foreign(path, tokenizer, ours)),
         "Expected calibration error: "
         + _listed({name: reliability.calibration_error(pairs) for name, pairs in panels.items()})
         + " ([picture](reliability.svg))",
-        "Texts per second: " + _listed(speeds(path, tokenizer, [*ours, *tests["eprstmt"]]), 0)
+        "Texts per second: "
+        + _listed(
+            speeds({"model": path, "small": SMALL_MODEL / "model.onnx"}, tokenizer, [*ours, *tests["eprstmt"]]), 0
+        )
         + f" ({os.cpu_count()} cores, {platform.machine()}, ONNX Runtime {ort.__version__}, machine load "
         f"{os.getloadavg()[0]:.1f} when measured)",
     ]  # fmt: skip
     for note in notes:
         say(note)
     if mixture:
-        about = f"Model version {metadata['version']}, {path.stat().st_size / 1e6:.0f} MB. "
+        sizes = [file.stat().st_size / 1e6 for file in (path, SMALL_MODEL / "model.onnx")]
+        about = f"Model version {metadata['version']}, {sizes[0]:.0f} MB; the small model has {sizes[1]:.0f} MB. "
         labels, shown = per_label(answer(ours), model[1]), demonstration(model)
         _write(about, lines(table, list(systems)), notes, labels, shown, mixture)
         FIGURES.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -383,6 +399,12 @@ def _baselines(mixture: data.Mixture) -> dict[str, System]:
         "SnowNLP": (SnowSentiment().answers, {}),
         "majority": (Majority(train).answers, {}),
     }
+
+
+def _by_system(probe: Callable[[System], dict[str, float]], systems: Mapping[str, System]) -> str:
+    """What a probe says of the model, and in short of the small one."""
+    said = _listed(probe(systems["model"]))
+    return said + (f"; of the small model all {probe(systems['small'])['all']:.3f}" if "small" in systems else "")
 
 
 def _listed(values: Mapping[str, float], digits: int = 3) -> str:

@@ -37,6 +37,7 @@ from training.restore import restored
 from training.wide import fit
 
 REPOSITORY_MODEL: Final = data.ROOT / "model_repo" / "demand" / "1"
+SMALL_MODEL: Final = data.ROOT / "model_repo" / "demand_small" / "1"
 TOKENIZER: Final = REPOSITORY_MODEL / "tokenizer.json"
 CONFIGS: Final = Path(__file__).parent / "configs"
 BASE: Final = data.ROOT.parent / "shared" / "weights" / "me5-small-zhen-fp16"

@@ -4,9 +4,9 @@ Promises: merging cells is commutative and associative, exactly, so neither arri
 into blocks can change a result. Two things make that true: weights lie on a grid of 1/1024, where float sums do not
 round (below 2**43), and the quotes kept are the five best under a total order.
 
-The denominator is counted the same way: all texts on a product (or category) are the cell under ``key.volume``; for what
-shoppers also say by what they do, carts and purchases are in it too. A shop of many clicks and few texts would else be
-surprised by every return.
+The denominator is counted the same way: all texts on a product (or category) are the cell under ``key.volume``; for
+what shoppers also say by what they do, carts and purchases are in it too. A shop of many clicks and few texts would
+else be surprised by every return.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Engine:
         self._seasons = Seasons(self.book, self._rule, days or KnownDays())
         self._decay: float = 0.5 ** (1 / half_life_panes)
         self._tracks: dict[Key, Track] = {}
-        self._volumes: Counter[tuple[str, str]] = Counter()  # by scope and label: how many products or categories are known
+        self._volumes: Counter[tuple[str, str]] = Counter()  # places known, by scope and label
         self._incidents: dict[Key, Incident] = {}  # pending, open, or resolved and still to be reopened
         self._active: list[Key] = []  # keys and volumes with a window or an open alert
         self._dirty: set[Key] = set()

@@ -1,0 +1,1 @@
+../../demand/1/model.py
