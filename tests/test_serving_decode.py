@@ -70,9 +70,12 @@ def test_last_bits_of_a_float_decide_nothing() -> None:
         ({1: 0.9}, [(0, 2)]),
         ({2: 0.9}, [(3, 5)]),  # the space before it is not evidence
         ({1: 0.9, 4: 0.9}, [(0, 2), (6, 7)]),  # two tokens between
-        ({2: 0.9, 4: 0.9}, [(3, 7)]),  # one token between
-        ({3: 0.9}, [(0, 2)]),  # punctuation alone says nothing: fall back
-        ({5: 0.3, 4: 0.2, 1: 0.1}, [(6, 9)]),  # none is sure: the best token and its like
+        ({2: 0.9, 4: 0.9}, [(3, 5), (6, 7)]),  # one
+        ({1: 0.9, 2: 0.3}, [(0, 5)]),  # a third as sure as its neighbour
+        ({1: 0.9, 2: 0.29}, [(0, 2)]),
+        ({1: 0.9, 4: 0.85}, [(0, 2)]),  # an echo
+        ({3: 0.9}, [(0, 5), (6, 9)]),  # punctuation alone says nothing: all words
+        ({5: 0.3, 4: 0.2, 1: 0.05}, [(6, 9)]),  # none is sure: the surest and its like
         ({0: 0.9, 7: 0.9, 5: 0.2}, [(7, 9)]),  # special tokens have no place
     ],
 )
