@@ -4,7 +4,7 @@ Each key is a Gamma-Poisson model of its *share*: counts per text on its product
 the work of calendars: the shop's own volume in the window is the hour of day, the product's own volume is the
 promotion. A pane is judged while it is in the window and learnt when it leaves, so that the baseline never contains
 what it is compared with. With forgotten sums ``A`` of the key, ``T`` of texts on its product, ``L`` of the label in the
-shop and ``S`` of texts in the shop:
+shop and ``S`` of texts in the shop (for what clicks count towards, of texts, carts and purchases):
 
 - the prior share is the shop's, ``(L + 2) / (S + 20)``; the key's is ``(1 + A) / (T + 1 / prior)``: a cold key behaves
   like the shop, with the wide tail of a Gamma of shape 1, so that 2 against 0 is no news and 10 against 0 is;
