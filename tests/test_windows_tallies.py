@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from stream.detect.cells import ACTS, VOLUME, Cell, Key
+from stream.detect.cells import ACTED, ACTS, VOLUME, Cell, Key
 from stream.detect.engine import Engine
 from stream.windows.behaviour import PANE_FEATURES
-from stream.windows.tallies import NO_TEXTS, Tally
+from stream.windows.tallies import BEHAVIOUR, NO_TEXTS, Tally
 
 PANE = 300_000
 RETURNED = Key("demand_surge", "product", "p1", "c1", "return_refund")
@@ -22,6 +22,10 @@ def test_carts_and_purchases_count_half_a_text_in_what_returns_are_seen_beside()
     assert cells[RETURNED.volume] == Cell(2.0, 3.0, 3.0)
     assert cells[RETURNED] == Cell(clicks=0.5)
     assert cells[RETURNED._replace(kind=VOLUME, label="")] == Cell(2.0, 3.0)
+
+
+def test_whatever_clicks_speak_for_is_seen_beside_acts() -> None:
+    assert {("demand_surge", label.removeprefix("demand/")) for _, label, _ in BEHAVIOUR} <= ACTED
 
 
 def test_only_looking_counts_for_nothing() -> None:

@@ -47,7 +47,6 @@ class Panel:
         self.settings = settings or Settings()
         self.state = Matrix(self.settings.fields() | evidence.fields(self.settings))
         self._forecaster = Forecaster(self.settings, self.state)
-        evidence.poisson(self.settings)  # takes a third of a second, once: now, not in the middle of a stream
         self.parents: NDArray[np.int64] = np.zeros(0, np.int64)
         self.shares: Mask = np.zeros(0, bool)
 
