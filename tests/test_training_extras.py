@@ -1,5 +1,6 @@
 """The wide part, plans and runs, spans and calibration as figures, heads from few labels."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ from tokenizers import Tokenizer
 
 from serving.card import ModelCard
 from serving.labels import ASPECTS, EVIDENCE_LABELS
-from training import data, metrics, reliability
+from training import data, metrics, probes, reliability
 from training.batches import collate, encode, load_tokenizer
-from training.data import Row
-from training.disturb import disturbed
+from training.data import Row, identity
+from training.disturb import DIALECTS, disturbed, in_dialect
 from training.evaluate import gate, statements
 from training.fewshot import Head, novel, strangeness, uncertain
 from training.label import preview, queue, row_to_fill_in
@@ -83,7 +84,7 @@ def test_every_plan_can_be_read_and_names_known_sets(path: Path) -> None:
     assert plan.minutes == 5.0 and plan.rows > 0
     assert plan.shares.keys() <= {
         "utterances", "joined", "online_shopping", "amazon", "zhijiang", "asqp_zh", "asqp_en", "acos_laptop",
-        "dimabsa_laptop", "oats", "bitext", "clinc", "disturbed", "annotated",
+        "dimabsa_laptop", "oats", "bitext", "clinc", "disturbed", "annotated", "dialects",
     }  # fmt: skip
 
 
@@ -105,11 +106,37 @@ def test_disturbed_rows_keep_their_labels_and_their_evidence_in_place() -> None:
     rows = [row for row in data.utterances() if row.spans][:200]
     by_labels = {(tuple(sorted(row.aspects.items())), tuple(sorted(row.demands.items()))) for row in rows}
     words = {row.text[start:end] for row in rows for spans in row.spans.values() for start, end in spans}
+    plain = {row.text for row in rows}
     made = disturbed(rows, 400)
-    assert sum(row.text not in {other.text for other in rows} for row in made) > 300
+    assert sum(row.text not in plain for row in made) > 300
     for row in made:
         assert (tuple(sorted(row.aspects.items())), tuple(sorted(row.demands.items()))) in by_labels
         assert all(row.text[start:end] in words for spans in row.spans.values() for start, end in spans)
+        assert (row.plain is None) == (row.text in plain) and (row.plain is None or row.plain in plain)
+
+
+def test_dialects_are_other_words_for_utterances_that_are_trained_on() -> None:
+    rows = {identity(row.text): row for row in data.unique(data.utterances())}
+    items = [json.loads(line) for path in DIALECTS.glob("*.jsonl") for line in path.open(encoding="utf-8")]
+    assert {data.split_of(rows[item["of"]].text) for item in items} == {"train"}
+    held_out = [text for one in probes.bias_sets() for text in one.texts]
+    held_out += [row.text for row in rows.values() if data.split_of(row.text) == "test"]
+    near = data.nearest([data.clean(item["text"]) for item in items], list(map(data.clean, held_out)))
+    assert [item["text"] for item, likeness in zip(items, near, strict=True) if likeness >= 0.6] == []
+    spoken = in_dialect(list(rows.values()))
+    assert len(spoken) > 700 and all(row.plain != row.text and not row.spans for row in spoken)
+
+
+def test_answers_to_a_text_and_its_plain_wording_are_drawn_together(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    trainer = Trainer(tiny(tokenizer), Plan({}, rows=1, minutes=1), tmp_path)
+    trainer.model.eval()
+    rows = [Row("物流咋恁慢", "zh", "test", plain=plain) for plain in (None, "物流咋恁慢", "物流怎么这么慢")]
+    one_by_one = []
+    for row in rows:
+        chosen = encode([row], tokenizer)
+        batch = collate(chosen)
+        one_by_one.append(trainer._unlike_plain(trainer.model(batch.ids, batch.mask), chosen).item())
+    assert one_by_one[:2] == [0.0, pytest.approx(0, abs=1e-6)] and one_by_one[2] > 1e-6
 
 
 @pytest.fixture

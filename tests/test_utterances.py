@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving.labels import ASPECTS, DEMANDS, POLARITIES
 from training import probes
-from training.data import DEMONSTRATION, ROOT, UTTERANCES, clean, find, grams, key, split_of
+from training.data import DEMONSTRATION, ROOT, UTTERANCES, clean, find, key, likenesses, split_of
 from training.probes import PERTURBATIONS
 
 LANGS = ("zh", "en")
@@ -24,21 +24,16 @@ ITEMS: list[dict[str, Any]] = [
 
 
 def near_pairs(texts: Iterable[str], others: Iterable[str] = (), limit: float = 0.6) -> list[tuple[str, str]]:
-    """Pairs whose character trigrams overlap by ``limit`` or more (Jaccard): within texts, and of texts with others."""
-    seen: list[tuple[str, frozenset[str]]] = []
-    postings: dict[str, list[int]] = defaultdict(list)
-    found = []
-    queue = [(text, False) for text in others] + [(text, True) for text in texts]
-    for text, asked in queue:
-        if not key(text):
-            continue
-        own = grams(text)
-        shared = Counter(i for gram in own for i in postings[gram]) if asked else {}
-        found += [(seen[i][0], text) for i, count in shared.items() if count >= limit * len(own | seen[i][1])]
-        for gram in own:
-            postings[gram].append(len(seen))
-        seen.append((text, own))
-    return found
+    """Pairs whose character trigrams overlap by ``limit`` or more (Jaccard): within texts, and of others with texts."""
+    asked = [text for text in texts if key(text)]
+    all_texts = [text for text in others if key(text)] + asked
+    first = len(all_texts) - len(asked)
+    return [
+        (all_texts[other], asked[one])
+        for ones, them, likeness in likenesses(asked, all_texts)
+        for one, other in zip(ones[likeness >= limit].tolist(), them[likeness >= limit].tolist(), strict=True)
+        if other < first + one
+    ]
 
 
 def faults(item: dict[str, Any]) -> list[str]:

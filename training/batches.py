@@ -24,12 +24,13 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A row with its token ids and their character offsets (empty for special tokens)."""
+    """A row with its token ids, their character offsets (empty for special tokens), and its plain wording's ids."""
 
     row: Row
     ids: list[int]
     offsets: list[tuple[int, int]]
     cut: bool
+    plain: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,14 @@ def load_tokenizer(path: Path, max_length: int = MAX_LENGTH) -> Tokenizer:
 def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Encoded]:
     """Tokenise; the order is kept."""
     encodings = tokenizer.encode_batch([row.text for row in rows])
+    plain = iter(tokenizer.encode_batch([row.plain for row in rows if row.plain is not None]))
     return [
-        Encoded(row, encoding.ids, encoding.offsets, bool(encoding.overflowing))
+        Encoded(
+            row, encoding.ids, encoding.offsets, bool(encoding.overflowing),
+            None if row.plain is None else next(plain).ids,
+        )
         for row, encoding in zip(rows, encodings, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def trainable(encoded: Iterable[Encoded]) -> list[Encoded]:
@@ -81,11 +86,19 @@ def token_labels(one: Encoded) -> Tensor:
     return marks
 
 
+def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids padded to the longest text, and the mask; int64 [B, T]."""
+    ids = torch.full((len(texts), max(map(len, texts))), PAD)
+    mask = torch.zeros_like(ids)
+    for i, text in enumerate(texts):
+        ids[i, : len(text)], mask[i, : len(text)] = torch.tensor(text), 1
+    return ids, mask
+
+
 def collate(encoded: Sequence[Encoded]) -> Batch:
     """Pad to the longest text and build the targets."""
-    size, length = len(encoded), max(len(one.ids) for one in encoded)
-    ids = torch.full((size, length), PAD)
-    mask = torch.zeros(size, length, dtype=torch.int64)
+    ids, mask = padded([one.ids for one in encoded])
+    size, length = ids.shape
     sentiment = torch.full((size,), IGNORED)
     aspects = torch.full((size, len(ASPECTS)), IGNORED)
     demands, strength = torch.zeros(size, len(DEMANDS)), torch.zeros(size, len(DEMANDS))
@@ -94,7 +107,6 @@ def collate(encoded: Sequence[Encoded]) -> Batch:
     evidence_known = torch.zeros(size, length, len(EVIDENCE_LABELS), dtype=torch.bool)
     for i, one in enumerate(encoded):
         row, used = one.row, len(one.ids)
-        ids[i, :used], mask[i, :used] = torch.tensor(one.ids), 1
         if row.sentiment is not None:
             sentiment[i] = POLARITIES.index(row.sentiment)
         for name in row.known_aspects:

@@ -59,7 +59,8 @@ class Row:
     """A cleaned text with what is known about it.
 
     ``aspects`` maps to a polarity, ``demands`` to a strength, ``spans`` to the evidence as character offsets into
-    ``text`` (end exclusive). A label outside the ``known_*`` sets is masked: neither present nor absent.
+    ``text`` (end exclusive). A label outside the ``known_*`` sets is masked: neither present nor absent. ``plain`` is
+    the text of which this one is another wording, with the same meaning.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Row:
     known_demands: frozenset[str] = frozenset()
     spans: Mapping[str, tuple[Span, ...]] = field(default_factory=dict)
     known_spans: frozenset[str] = frozenset()
+    plain: str | None = None
 
 
 def clean(text: str) -> str:
@@ -440,19 +442,25 @@ def without_leaks(rows: Iterable[Row], held_out: Iterable[str], nearness: float 
     return kept, len(rows) - len(kept)
 
 
-def nearest(texts: Sequence[str], others: Sequence[str], chunk: int = 500) -> npt.NDArray[np.float64]:
+def nearest(texts: Sequence[str], others: Sequence[str]) -> npt.NDArray[np.float64]:
     """[texts]: the Jaccard similarity of each text's trigrams to those of the likest of ``others``."""
+    found = np.zeros(len(texts))
+    for ours, _, likeness in likenesses(texts, others):
+        np.maximum.at(found, ours, likeness)
+    return found
+
+
+def likenesses(texts: Sequence[str], others: Sequence[str], chunk: int = 500) -> Iterator[tuple[Any, Any, Any]]:
+    """Every pair that shares a trigram, chunk by chunk of ``texts``: arrays of places in ``texts`` and in ``others``
+    and of the Jaccard similarity of their trigrams."""
     columns: dict[str, int] = {}
     ours, theirs = (_incidence(list(map(grams, part)), columns) for part in (texts, others))
     ours.resize(ours.shape[0], len(columns))
     size = np.asarray(theirs.sum(axis=1)).ravel()
-    found = np.zeros(len(texts))
     for start in range(0, len(texts), chunk):
         shared = (ours[start : start + chunk] @ theirs.T).tocoo()
         own = np.asarray(ours[start : start + chunk].sum(axis=1)).ravel()
-        likeness = shared.data / (own[shared.row] + size[shared.col] - shared.data)
-        np.maximum.at(found, start + shared.row, likeness)
-    return found
+        yield start + shared.row, shared.col, shared.data / (own[shared.row] + size[shared.col] - shared.data)
 
 
 def _incidence(gram_sets: Sequence[frozenset[str]], columns: dict[str, int]) -> Any:

@@ -51,20 +51,17 @@ def distilled(logits: "Logits", teacher: "Logits", mask: Tensor) -> dict[str, Te
 
     Each is zero where the two agree. ``mask``: int64 [B, T], 1 for a token.
     """
-    softmaxes = (
+    evidence = _sure(logits.evidence, teacher.evidence)
+    return agreement(logits, teacher) | {"evidence": _mean(evidence, mask.unsqueeze(-1).expand_as(evidence))}
+
+
+def agreement(logits: "Logits", other: "Logits") -> dict[str, Tensor]:
+    """As :func:`distilled`, without the evidence: the two may be answers to texts of different words."""
+    sentiment, aspects = (
         F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
-        for ours, theirs in ((logits.sentiment, teacher.sentiment), (logits.aspects, teacher.aspects))
+        for ours, theirs in ((logits.sentiment, other.sentiment), (logits.aspects, other.aspects))
     )
-    demands, evidence = (
-        _sure(ours, theirs) for ours, theirs in ((logits.demands, teacher.demands), (logits.evidence, teacher.evidence))
-    )
-    sentiment, aspects = softmaxes
-    return {
-        "sentiment": sentiment,
-        "aspects": aspects,
-        "demands": demands.mean(),
-        "evidence": _mean(evidence, mask.unsqueeze(-1).expand_as(evidence)),
-    }
+    return {"sentiment": sentiment, "aspects": aspects, "demands": _sure(logits.demands, other.demands).mean()}
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
