@@ -366,8 +366,8 @@ def suggestions(data: Path) -> Iterator[Row]:
             yield Row(clean(text), "en", "suggestions", demands=demands, known_demands=frozenset({"feature_request"}))
 
 
-#: Most dev rows of one set: enough to choose a threshold, few enough to read in half a minute.
-DEV_ROWS: Final = 500
+#: Most dev rows of one set: enough to choose a threshold, few enough to read in a minute.
+DEV_ROWS: Final = 1000
 #: Sets whose own "test" hash split is evaluated on; the others have an evaluation file or none at all.
 SPLIT_BY_HASH: Final = ("utterances", "online_shopping", "zhijiang", "annotated")
 
