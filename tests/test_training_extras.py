@@ -178,6 +178,14 @@ def test_frozen_layers_stay_as_they_are(mixture: data.Mixture, tokenizer: Tokeni
     assert {name.split(".")[2] for name, value in before.items() if not torch.equal(value, after[name])} == {"1"}
 
 
+def test_weights_are_blended_with_earlier_ones(tokenizer: Tokenizer) -> None:
+    model = tiny(tokenizer)
+    earlier = {name: tensor + 2 for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    wanted = {name: tensor + 0.5 for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    model.blend(earlier, 0.25)
+    assert all(torch.allclose(model.state_dict()[name], tensor) for name, tensor in wanted.items())
+
+
 def test_a_run_ends_when_nothing_gets_better(tokenizer: Tokenizer, tmp_path: Path) -> None:
     trainer = Trainer(tiny(tokenizer), Plan({}, rows=10, minutes=1, patience=2), tmp_path)
     trainer.scores = [0.5, 0.7, 0.6]

@@ -151,6 +151,11 @@ class RadarModel(nn.Module):
         if hasattr(self.encoder, "merge_and_unload"):
             self.encoder = self.encoder.merge_and_unload()
 
+    def blend(self, earlier: Mapping[str, Tensor], share: float) -> None:
+        """Move ``share`` of the way back to earlier weights: what was learnt anew then costs less of what was known
+        (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022)."""
+        self.load_state_dict({name: torch.lerp(own, earlier[name], share) for name, own in self.state_dict().items()})
+
     def uncalibrate(self) -> None:
         """Temperatures 1, and nothing of the wide part."""
         self.temperature.fill_(1.0)

@@ -73,6 +73,7 @@ class Plan:
     drop: Sequence[int] = ()  #: encoder layers left out of the model of --start, which is then the teacher as well
     adapter: str = ""  #: "lora" or "dora": train low-rank updates of the encoder instead of its weights
     rank: int = 16  #: of an adapter
+    kept: float = 0.0  #: share of the weights of --start in those at the end
     patience: int = 0  #: checks without a better dev score after which the run ends and takes the best state; 0: never
     seed: int = 0
 
@@ -316,6 +317,7 @@ def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.in
         model.load_weights(
             restored(start) if start.suffix == ".onnx" else torch.load(start, weights_only=True)["model"]
         )
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if plan.kept else {}
     teacher = None
     if plan.drop:
         teacher = copy.deepcopy(model).eval().requires_grad_(False)
@@ -324,6 +326,8 @@ def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.in
     trainer.resume()
     trainer.run(mixture, tokenizer)
     trainer.model.merge()
+    if plan.kept:
+        trainer.model.blend(first, plan.kept)
     say("Fitting the wide part ...")
     fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
