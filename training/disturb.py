@@ -66,9 +66,9 @@ def disturbed(rows: Sequence[Row], count: int, seed: int = 0) -> list[Row]:
 def in_dialect(rows: Sequence[Row], folder: Path = DIALECTS) -> list[Row]:
     """The rows that ``folder`` has in a dialect or in learner's language, as such; where evidence stands is unknown."""
     items = (json.loads(line) for path in sorted(folder.glob("*.jsonl")) for line in path.open(encoding="utf-8"))
-    spoken = {item["of"]: clean(item["text"]) for item in items}
+    spoken = {item["of"]: item["text"] for item in items}
     return [
-        replace(row, text=spoken[name], source="dialects", plain=row.text, spans={}, known_spans=frozenset())
+        replace(_reworded(row, spoken[name]), source="dialects", plain=row.text)
         for row in rows
         if (name := identity(row.text)) in spoken
     ]
@@ -129,10 +129,8 @@ def masked(row: Row, chooser: random.Random) -> Row:
     """Some characters are others, as look-alikes are to those who never saw them; English letters become digits."""
     share = chooser.uniform(0.03, 0.15)
     if row.lang == "zh":
-        common = "".join(_homophones())
-        text = "".join(
-            chooser.choice(common) if chooser.random() < share and one in common else one for one in row.text
-        )
+        common = list(known := _homophones())
+        text = "".join(chooser.choice(common) if chooser.random() < share and one in known else one for one in row.text)
     else:
         table = str.maketrans("aeiosAEIOS", "4310543105")
         text = "".join(one.translate(table) if chooser.random() < 2 * share else one for one in row.text)

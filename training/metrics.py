@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from serving import decode
 from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
-from training.batches import PAD, encode, token_labels
+from training.batches import encode, padded, token_labels
 from training.data import Row, Span
 from training.model import HEADS, Calibrated, RadarModel
 
@@ -105,12 +105,8 @@ def answers(rows: Sequence[Row], tokenizer: Tokenizer, predict: Predict, size: i
     found: dict[int, Answer] = {}
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        longest = max(len(encoded[i].ids) for i in chosen)
-        ids = np.full((len(chosen), longest), PAD, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for place, i in enumerate(chosen):
-            ids[place, : len(encoded[i].ids)], mask[place, : len(encoded[i].ids)] = encoded[i].ids, 1
-        sentiment, aspects, demands, evidence = predict(ids, mask)
+        ids, mask = padded([encoded[i].ids for i in chosen])
+        sentiment, aspects, demands, evidence = predict(ids.numpy(), mask.numpy())
         for place, i in enumerate(chosen):
             used = len(encoded[i].ids)
             found[i] = Answer(

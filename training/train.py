@@ -50,12 +50,8 @@ CHECK_ROWS: Final = 300
 HALVES: Final = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 #: Texts of each set from which strangeness is measured, of utterances five times as many: chats are like them.
 FAMILIAR: Final = 300
-NOT_HOME: Final = {
-    "clinc",
-    "disturbed",
-    "dialects",
-    "joined",
-}  #: sets whose texts are not shop language as customers write it
+#: Sets whose texts are not shop language as customers write it.
+NOT_HOME: Final = {"clinc", "disturbed", "dialects", "joined"}
 
 
 @dataclass(frozen=True)
@@ -158,10 +154,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * warmed * max(0.0, 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress))))
         batch = collate(chosen)
-        with torch.autocast("cpu", torch.bfloat16, enabled=HALVES):
-            logits = _floats(self.model(batch.ids, batch.mask))
-            with torch.no_grad():
-                taught = _floats(self.teacher(batch.ids, batch.mask)) if self.teacher else None
+        logits = _answer(self.model, batch.ids, batch.mask)
+        with torch.no_grad():
+            taught = _answer(self.teacher, batch.ids, batch.mask) if self.teacher else None
         losses = task_losses(logits, batch)
         loss = total(losses)
         if taught:
@@ -180,8 +175,8 @@ class Trainer:
         if not places:
             return torch.tensor(0.0)
         self.model.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=HALVES):
-            plain = _floats(self.model(*padded([one.plain for one in chosen if one.plain])))
+        with torch.no_grad():
+            plain = _answer(self.model, *padded([one.plain for one in chosen if one.plain]))
         self.model.train()
         ours = Logits(*(scores[places] for scores in logits))
         return total(agreement(ours, plain)) * (len(places) / len(chosen))
@@ -239,8 +234,10 @@ class Trainer:
         say(f"Going on from {path} at {self.progress:.0%}.")
 
 
-def _floats(logits: Logits) -> Logits:
-    return Logits(*(scores.float() for scores in logits))
+def _answer(model: RadarModel, ids: Tensor, mask: Tensor) -> Logits:
+    """The logits in fp32, computed in bf16 where the CPU can."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=HALVES):
+        return Logits(*(scores.float() for scores in model(ids, mask)))
 
 
 def _board(out: Path) -> Any:
@@ -306,8 +303,8 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.inf, start: Path | None = None) -> None:
     """The shipped model; ``until`` is the Unix time at which training is over at the latest, ``start`` a state of an
     earlier run, or an exported model, whose weights are the first ones."""
-    if plan.drop and not start:
-        raise SystemExit("A plan that drops layers starts from a trained model: name it with --start.")
+    if (plan.drop or plan.kept) and not start:
+        raise SystemExit("A plan that drops layers or keeps weights starts from a trained model: name it with --start.")
     say("Reading the data sets ...")
     mixture = with_disturbed(data.mixture(data.data_folder()))
     tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
@@ -317,11 +314,11 @@ def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.in
         model.load_weights(
             restored(start) if start.suffix == ".onnx" else torch.load(start, weights_only=True)["model"]
         )
-    first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if plan.kept else {}
     teacher = None
     if plan.drop:
         teacher = copy.deepcopy(model).eval().requires_grad_(False)
         model.drop(plan.drop)
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if plan.kept else {}
     trainer = Trainer(model, plan, out, until, teacher)
     trainer.resume()
     trainer.run(mixture, tokenizer)

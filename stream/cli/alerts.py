@@ -35,10 +35,7 @@ def alerts(
 
     if context.invoked_subcommand:
         return
-    try:
-        since_at = time_of(since)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    since_at = time_of(since)
 
     async def work() -> None:
         async with reader.source(Settings()) as source:

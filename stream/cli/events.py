@@ -64,10 +64,7 @@ def import_(format: str, file: Path, output: Any, **options: Any) -> None:
             options["text"], options["rating"], options["label"], options["product"], options["user"],
             options["time_column"],
         )  # fmt: skip
-        try:
-            start = time_of(options["start"]) or importers.DEFAULT_START
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+        start = time_of(options["start"]) or importers.DEFAULT_START
         events = importers.reviews(
             file, report, columns, start, options["per_hour"], options["product_id"], options["split"]
         )

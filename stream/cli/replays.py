@@ -185,10 +185,7 @@ def backtest(html: Path | None, markdown: bool, fail_on: tuple[str, ...], as_jso
         raise click.UsageError(f"--fail-on {', '.join(sorted(unknown))}: there are {', '.join(FAILURES)}")
     if {"missed", "false-alarms"} & set(fail_on) and not options["truth"]:
         raise click.UsageError("--fail-on missed and false-alarms need known incidents: --truth FILE")
-    try:
-        options["begin"], options["end"] = time_of(options["begin"]), time_of(options["end"])
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    options["begin"], options["end"] = time_of(options["begin"]), time_of(options["end"])
     with console.status("starting") as status:
         try:
             report = run(room.run_backtest(Settings(), room.Options(**options), status.update))

@@ -54,7 +54,10 @@ def show(data: Any, indent: bool = False) -> None:
 
 
 def time_of(text: str | None) -> int | None:
-    """Epoch ms of what ``--from`` and its kind take, None for None. Raises ValueError."""
+    """Epoch ms of what ``--from`` and its kind take, None for None; wrong usage if it is no time."""
     from stream.alerts import since_ms
 
-    return since_ms(text, int(time.time() * 1000)) if text else None
+    try:
+        return since_ms(text, int(time.time() * 1000)) if text else None
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
