@@ -353,6 +353,7 @@ def test_product_names() -> None:
         "e\u0301",
         "好 ",
         "a\u0430",
+        "ship ping ",
         "&#49;",
         "😂🤣",
     ],
@@ -400,4 +401,32 @@ def test_orders_to_the_model_are_left_out_and_spans_still_lead_back(line: str) -
     ],
 )  # fmt: skip
 def test_what_customers_say_of_bots_and_marks_stays(text: str) -> None:
+    assert prepare(text).clean == text
+
+
+BROKEN = """
+I want a ref und, the ship ping took ages | I want a refund, the shipping took ages
+Still no R E F U N D from you | Still no REFUND from you
+电脑的 key board 坏了 | 电脑的 keyboard 坏了
+Head phones have a tea pot smell | Headphones have a teapot smell
+"""
+
+
+@pytest.mark.parametrize("line", BROKEN.strip().splitlines())
+def test_broken_words_are_mended_and_spans_still_lead_back(line: str) -> None:
+    given, wanted = line.split(" | ")
+    found = prepare(given)
+    assert found.clean == prepare(wanted).clean == wanted
+    assert given[slice(*found.to_given(0, len(wanted)))] == given
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is not able to open every day, so I may be in the wrong place", "an other side of be low par",
+        "Size s m l x l in stock? I need a b c d books", "Wi-fi hot-spot it's John's", "the Xqj zzv arrived",
+        "Sent to [ADDRESS] for [PHONE] only",
+    ],
+)  # fmt: skip
+def test_words_that_may_stand_side_by_side_stay_apart(text: str) -> None:
     assert prepare(text).clean == text

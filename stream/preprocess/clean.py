@@ -1,10 +1,10 @@
 """Cleaning: from what arrived to what can be read.
 
 Reviews and chats arrive with markup, invisible characters, full-width digits, traditional characters, Cyrillic letters
-in English words, blanks inside Chinese ones and floods of the same sign; each would hide a telephone number from the
-masking or split one demand into many spellings. `read` brings a text into one readable form, in which personal data is
-searched. `tidy` then shortens it for the model, and leaves out what is an order to the model (:mod:`orders`). Both keep
-the trace back to the text as given, both are linear in its length, and neither raises.
+in English words, blanks inside words of both languages and floods of the same sign; each would hide a telephone number
+from the masking or split one demand into many spellings. `read` brings a text into one readable form, in which personal
+data is searched. `tidy` then shortens it for the model, mends broken words (:mod:`broken`) and leaves out orders to the
+model (:mod:`orders`). Both keep the trace back to the text as given, both are linear in its length, and neither raises.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
-from stream.preprocess import orders
+from stream.preprocess import broken, orders
 from stream.preprocess.align import Traced
 
 CLEAN_CHARS = 2_000  # what the model reads at most
@@ -96,13 +96,14 @@ def has_tags(text: str) -> bool:
 
 
 def tidy(read: Traced) -> Traced:
-    """Runs of one sign or emoji cut to three, white space squeezed and stripped, spread Chinese joined, orders to the
-    model left out, cut to length.
+    """Runs of one sign or emoji cut to three, white space squeezed and stripped, spread Chinese and broken English
+    joined, orders to the model left out, cut to length.
 
     Digits are left alone: 10000 is a price. A tag of personal data is never cut in half.
     """
     head = read.recoded(read.text[:_TIDY_CHARS]).rewrite(_FLOOD, _shortened)
     head = head.replace(_blanks(head.text))
+    head = head.replace((start, end, "") for start, end in broken.find(head.text))
     head = head.replace((start, end, "") for start, end in orders.find(head.text))
     blank_front, blank_end = head.text[:1] == " ", head.text[-1:] == " " and len(head.text) > 1
     if blank_front or blank_end:
