@@ -29,7 +29,8 @@ def model() -> RadarModel:
     torch.manual_seed(0)
     made = RadarModel.tiny(load_tokenizer(TOKENIZER).get_vocab_size(), hidden=64).eval()
     made.wide_weight.fill_(0.3)
-    nn.init.normal_(made.wide.table.weight)
+    for grams in (made.wide.feeling, made.wide.topics):
+        nn.init.normal_(grams.table.weight)
     return made
 
 

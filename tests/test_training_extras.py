@@ -44,10 +44,10 @@ def tiny(tokenizer: Tokenizer) -> RadarModel:
 
 @given(st.lists(st.integers(4, 44_000), min_size=1, max_size=20), st.integers(0, 5))
 def test_padding_adds_no_gram(ids: list[int], padding: int) -> None:
-    plain, there = hashed(torch.tensor([[0, *ids, 2]]))
-    long, also = hashed(torch.tensor([[0, *ids, 2, *[1] * padding]]))
+    plain, there = hashed(torch.tensor([[0, *ids, 2]]), 3, 1 << 17)
+    long, also = hashed(torch.tensor([[0, *ids, 2, *[1] * padding]]), 3, 1 << 17)
     assert sorted(plain[there > 0].tolist()) == sorted(long[also > 0].tolist())
-    assert int(there.sum()) == len(ids) + len(ids) - 1
+    assert int(there.sum()) == sum(max(0, len(ids) - longer) for longer in range(3))
 
 
 def test_the_wide_part_learns_what_a_phrase_says(tokenizer: Tokenizer) -> None:
@@ -63,7 +63,8 @@ def test_the_wide_part_learns_what_a_phrase_says(tokenizer: Tokenizer) -> None:
 
 def test_the_wide_part_counts_by_its_weight(tokenizer: Tokenizer) -> None:
     model = tiny(tokenizer).eval()
-    torch.nn.init.normal_(model.wide.table.weight)
+    for grams in (model.wide.feeling, model.wide.topics):
+        torch.nn.init.normal_(grams.table.weight)
     batch = collate(encode([Row("物流太慢", "zh", "test")], tokenizer))
     with torch.no_grad():
         alone = Calibrated(model)(batch.ids, batch.mask)

@@ -56,7 +56,8 @@ def int8(model: RadarModel, texts: Iterable[Sequence[int]]) -> RadarModel:
                 replace(Int8Embedding(part))
             case Attention():
                 replace(Int8Attention(part))
-    made.wide.add_module("table", Int8Embedding(made.wide.table))
+    for grams in (made.wide.feeling, made.wide.topics):
+        grams.add_module("table", Int8Embedding(grams.table))
     return made
 
 

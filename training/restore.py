@@ -24,7 +24,7 @@ TOKEN_TYPES: Final = 2  #: all zero: the positions hold the first type already, 
 def restored(path: Path) -> dict[str, Tensor]:
     """The state of the :class:`~training.model.RadarModel` in an int8 file, in fp32; SystemExit for any other file."""
     kept = _tensors(onnx.load(path).graph)
-    if "encoder.words.scale" not in kept:
+    if not {"encoder.words.scale", "wide.feeling.table.scale"} <= kept.keys():
         raise SystemExit(
             f"{path} is not an int8 model as training/lean.py makes it, but an older one or fp16: name the state of "
             "its run (last.pt), or export it anew from there."
@@ -34,8 +34,10 @@ def restored(path: Path) -> dict[str, Tensor]:
     state |= {
         "temperature": torch.ones(len(HEADS)),
         "wide_weight": torch.zeros(len(HEADS) - 1),
-        "wide.table.weight": _whole(kept, "wide.table"),
-        "wide.bias": kept["wide.bias"],
+        "wide.feeling.table.weight": _whole(kept, "wide.feeling.table"),
+        "wide.feeling.bias": kept["wide.feeling.bias"],
+        "wide.topics.table.weight": _whole(kept, "wide.topics.table"),
+        "wide.topics.bias": kept["wide.topics.bias"],
         "encoder.embeddings.word_embeddings.weight": _whole(kept, "encoder.words"),
         "encoder.embeddings.position_embeddings.weight": places,
         "encoder.embeddings.token_type_embeddings.weight": torch.zeros(TOKEN_TYPES, places.shape[1]),
