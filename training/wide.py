@@ -1,6 +1,6 @@
 """The wide part: linear models over hashed grams of tokens (Cheng et al., "Wide & Deep Learning", 2016).
 
-A linear model reads every training row in seconds, so it learns what a phrase says from all of them, where the encoder
+A linear model reads every training row in minutes, so it learns what a phrase says from all of them, where the encoder
 sees a part in the time it has; and the two err on different texts. It is trained alone, with the same masked losses,
 and its logits are added to the encoder's with one weight per head chosen on dev rows (:mod:`training.calibrate`). In
 the exported graph it is two look-ups, so that the tensor interface stays as it is.
@@ -30,7 +30,8 @@ class Wide(nn.Module):
     """Sentiment, aspect and demand logits as sums of a weight per gram, divided by the root of their number.
 
     Sentiment has by far the most rows and few columns, so it can have longer grams and a table of its own, eight times
-    as long: alone it is right in 93.7 % of held-out online_shopping_10_cats, with the others' table in 92.8 %.
+    as long. In a trial on sentiment alone, each gram counted once, that and six passes for three made 0.928 of held-out
+    online_shopping_10_cats 0.937.
     """
 
     def __init__(self) -> None:
@@ -77,7 +78,7 @@ def hashed(input_ids: Tensor, longest: int, buckets: int) -> tuple[Tensor, Tenso
 
 
 def fit(wide: Wide, examples: Sequence[Encoded], seed: int = 0) -> None:
-    """Train the wide part alone, half a minute a pass over 200,000 rows; the rate falls linearly to zero."""
+    """Train the wide part alone; the rate falls linearly to zero."""
     optimiser = torch.optim.Adam(wide.parameters(), lr=RATE, fused=True)
     cuts = [_without_evidence(collate(chosen)) for chosen in batches(examples, ROWS, seed)]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.0, 1 - step / (PASSES * len(cuts))))
@@ -91,5 +92,5 @@ def fit(wide: Wide, examples: Sequence[Encoded], seed: int = 0) -> None:
 
 
 def _without_evidence(batch: Batch) -> Batch:
-    """A batch a twentieth as large, so that all can be kept at once."""
+    """A batch without its largest tensors, so that all can be kept at once."""
     return replace(batch, evidence=torch.empty(0), evidence_known=torch.empty(0))

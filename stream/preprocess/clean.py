@@ -58,10 +58,6 @@ _LATIN = str.maketrans(
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
     "aeopcyxijshdoABEKMHOPCTXIJSYABEZHIKMNOPTYX",
 )
-# Chinese with blanks put in, to get past filters: three pieces or more of one or two characters. Blanks between longer
-# pieces are how people part clauses, and stay.
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
-_SPREAD = re.compile(rf"(?<!\w)[{_HAN}]{{1,2}}(?: [{_HAN}]{{1,2}}){{2,}}(?!\w)")
 _FLOOD = re.compile(
     r"\s+"
     rf"|(?P<faces>(?:[{EMOJI}](?:\u200d[{EMOJI}]){{0,6}}){{1,4}}?)(?P=faces){{3,}}"
@@ -96,13 +92,12 @@ def has_tags(text: str) -> bool:
 
 
 def tidy(read: Traced) -> Traced:
-    """Runs of one sign or emoji cut to three, white space squeezed and stripped, spread Chinese and broken English
-    joined, orders to the model left out, cut to length.
+    """Runs of one sign or emoji cut to three, white space squeezed and stripped, words broken by blanks mended,
+    orders to the model left out, cut to length.
 
     Digits are left alone: 10000 is a price. A tag of personal data is never cut in half.
     """
     head = read.recoded(read.text[:_TIDY_CHARS]).rewrite(_FLOOD, _shortened)
-    head = head.replace(_blanks(head.text))
     head = head.replace((start, end, "") for start, end in broken.find(head.text))
     head = head.replace((start, end, "") for start, end in orders.find(head.text))
     blank_front, blank_end = head.text[:1] == " ", head.text[-1:] == " " and len(head.text) > 1
@@ -117,12 +112,6 @@ def tidy(read: Traced) -> Traced:
 def _latin(match: re.Match[str]) -> str:
     word = match[0].translate(_LATIN)
     return word if word.isascii() else match[0]
-
-
-def _blanks(text: str) -> Iterator[tuple[int, int, str]]:
-    """Edits that take the blanks out of Chinese that is spread."""
-    for match in _SPREAD.finditer(text):
-        yield from ((at, at + 1, "") for at in range(*match.span()) if text[at] == " ")
 
 
 def _shortened(match: re.Match[str]) -> str:
