@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from serving.errors import ModelMissing
-from serving.labels import EVIDENCE_LABELS
+from serving.labels import BLAME, EVIDENCE_LABELS
 
 DEFAULT_THRESHOLD: Final = 0.5
 DEFAULT_LENGTH: Final = 128
@@ -29,7 +29,7 @@ class ModelCard:
     version: int  # folder in the model repository, what Triton calls the version
     release: str  # the trainer's name for it, e.g. "1.0"
     folder: Path
-    thresholds: Mapping[str, float]  # a value for every label in EVIDENCE_LABELS
+    thresholds: Mapping[str, float]  # a value for every label in EVIDENCE_LABELS, and for BLAME
     max_length: int  # most tokens of one text, the two special ones included
 
     @property
@@ -63,7 +63,8 @@ def read_card(model_repo: Path, name: str = "demand") -> ModelCard:
             version=max(versions),
             release=str(about.get("version", "unnamed")),
             folder=folder,
-            thresholds={label: float(thresholds.get(label, DEFAULT_THRESHOLD)) for label in EVIDENCE_LABELS},
+            thresholds={label: float(thresholds.get(label, DEFAULT_THRESHOLD)) for label in EVIDENCE_LABELS}
+            | {BLAME: float(thresholds.get(BLAME, 0.0))},
             max_length=int(about.get("max_length", DEFAULT_LENGTH)),
         )
     except (ValueError, AttributeError, TypeError, EOFError) as error:

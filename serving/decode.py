@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import BadModelAnswer
-from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from serving.labels import ASPECT_STATES, ASPECTS, BLAME, DEMANDS, EVIDENCE_LABELS, POLARITIES
 from serving.tokenizer import Offset
 
 Span = tuple[int, int]
@@ -104,7 +104,10 @@ NEUTRAL: Final = TextScore("neutral", 0.0)
 def decode(
     outputs: Outputs, offsets: Sequence[Sequence[Offset]], texts: Sequence[str], thresholds: Mapping[str, float]
 ) -> list[TextScore]:
-    """What checked ``outputs`` say about each of ``texts``, whose tokens stand at ``offsets``."""
+    """What checked ``outputs`` say about each of ``texts``, whose tokens stand at ``offsets``.
+
+    A label is told from its threshold on; blame, which rings alerts, only if it is itself as likely as ``BLAME`` asks.
+    """
     sentiment, aspects, demands = (
         np.round(tensor.astype(np.float64), DECIMALS)
         for tensor in (outputs.sentiment, outputs.aspects, outputs.demands)
@@ -116,6 +119,7 @@ def decode(
     polarity = aspects[:, :, 1:].argmax(2)
 
     present = np.concatenate([speaks_of, demands[:, :, 0]], axis=1) >= [thresholds[name] for name in EVIDENCE_LABELS]
+    present[:, : len(ASPECTS)] &= (polarity > 0) | (aspects[:, :, 1] >= thresholds[BLAME])
     found: list[tuple[list[Aspect], list[Demand]]] = [([], []) for _ in texts]
     words: dict[int, list[Span | None]] = {}
     for row, column in np.argwhere(present).tolist():

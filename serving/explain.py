@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving.decode import Span, TextScore
-from serving.labels import EVIDENCE_LABELS
+from serving.labels import BLAME, EVIDENCE_LABELS
 from serving.scorer import Scorer
 
-_ANY: Final = dict.fromkeys(EVIDENCE_LABELS, 0.0)
+_ANY: Final = dict.fromkeys((*EVIDENCE_LABELS, BLAME), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ DEMANDS: Final = (
 
 EVIDENCE_LABELS: Final = ASPECTS + DEMANDS
 
+#: Beside the labels among a model's thresholds: the least probability of a negative verdict on an aspect.
+BLAME: Final = "negative"
+
 #: Chinese names, for the page, the logs of a Chinese shop and the documentation.
 NAMES_ZH: Final = {
     "quality": "质量", "efficacy": "功效", "appearance": "外观", "packaging": "包装", "price": "价格",

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from serving.decode import Aspect, Demand, Outputs, decode, output_shapes, spans, trimmed
 from serving.errors import BadModelAnswer
-from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS
+from serving.labels import ASPECTS, BLAME, DEMANDS, EVIDENCE_LABELS
 
 TEXT = "包装 破损,快退款!"
 OFFSETS = [(0, 0), (0, 2), (2, 5), (5, 6), (6, 7), (7, 9), (9, 10), (0, 0)]  # <s> 包装 ␣破损 , 快 退款 ! </s>
-THRESHOLDS = dict.fromkeys(EVIDENCE_LABELS, 0.5)
+THRESHOLDS = dict.fromkeys(EVIDENCE_LABELS, 0.5) | {BLAME: 0.0}
 
 
 def silent(texts: int = 1, tokens: int = len(OFFSETS)) -> Outputs:
@@ -54,6 +54,14 @@ def test_each_label_has_its_own_threshold() -> None:
     outputs.aspects[0, :2] = [0.4, 0.6, 0, 0]
     (score,) = decode(outputs, [OFFSETS], [TEXT], {**THRESHOLDS, "quality": 0.601})
     assert [aspect.aspect for aspect in score.aspects] == ["efficacy"]
+
+
+def test_doubtful_blame_is_not_told_doubtful_praise_is() -> None:
+    outputs = silent()
+    outputs.aspects[0, :2] = [[0.2, 0.4, 0.2, 0.2], [0.2, 0.2, 0.2, 0.4]]
+    for least, told in ((0.4, ["quality", "efficacy"]), (0.401, ["efficacy"])):
+        (score,) = decode(outputs, [OFFSETS], [TEXT], {**THRESHOLDS, BLAME: least})
+        assert [aspect.aspect for aspect in score.aspects] == told
 
 
 def test_last_bits_of_a_float_decide_nothing() -> None:

@@ -72,7 +72,7 @@ def test_card_of_a_model_file(tmp_path: Path) -> None:
     onnx.save(model, folder / "model.onnx")
     card = read_card(tmp_path)
     assert (card.title, card.max_length) == ("demand/12@1.2", 128)
-    assert card.thresholds == {**dict.fromkeys(EVIDENCE_LABELS, 0.5), "price": 0.3}
+    assert card.thresholds == {**dict.fromkeys(EVIDENCE_LABELS, 0.5), "price": 0.3, "negative": 0.0}
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 40, b"version https://git-lfs", b"\x72\xff"])

@@ -225,7 +225,7 @@ def test_calibration_softens_overconfidence_and_thresholds_separate() -> None:
             metrics.Answer(row, np.full(3, 1 / 3, np.float32), np.zeros((13, 4), np.float32), demands, empty, empty)
         )
     chosen = calibrate.thresholds(found)
-    assert metrics.label_f1(found, DEMANDS[0], chosen[DEMANDS[0]]) == 1.0
+    assert metrics.label_f1(found, DEMANDS[0], chosen) == 1.0
     assert chosen["price"] == metrics.DEFAULT_THRESHOLD
     temperatures, weights = calibrate.weigh(found, found)
     assert temperatures[0] == 1.0 and weights[0] == 0.0

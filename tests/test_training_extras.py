@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from serving.card import ModelCard
-from serving.labels import ASPECTS, EVIDENCE_LABELS
-from training import data, metrics, probes, reliability
+from serving.labels import ASPECTS, BLAME, EVIDENCE_LABELS
+from training import calibrate, data, metrics, probes, reliability
 from training.batches import collate, encode, load_tokenizer
 from training.data import Row, identity
 from training.disturb import DIALECTS, disturbed, in_dialect
@@ -238,10 +238,21 @@ def test_spans_need_half_of_the_union_and_a_label_that_is_found() -> None:
 def test_negative_aspects_and_presence_are_counted_apart() -> None:
     found = [answer(ROW, {"logistics": 0.9, "price": 0.9})]
     half = dict.fromkeys(ASPECTS, 0.5)
-    assert metrics.presence_counts(found, "price", 0.5) == (0, 1, 0)
+    assert metrics.presence_counts(found, "price", half) == (0, 1, 0)
     assert metrics.negative_f1(found, half, ASPECTS) == 0.5
     assert metrics.negative_f1(found, half, ("logistics",)) == 1.0
     assert metrics.presence_f1(found, half, ("logistics", "packaging"), "macro") == 0.5
+
+
+def test_doubtful_blame_of_what_is_there_is_left_out() -> None:
+    kind = replace(ROW, sentiment="positive", aspects={"price": "positive"}, spans={})
+    taken_amiss = answer(kind, {})
+    taken_amiss.aspects[ASPECTS.index("price")] = (0.1, 0.47, 0.0, 0.43)
+    found = [answer(ROW, {"logistics": 0.9, "packaging": 0.9})] * 10 + [taken_amiss] * 30
+    chosen = calibrate.thresholds(found)
+    assert metrics.negative_f1(found, {**chosen, BLAME: 0.0}, ASPECTS) < 0.7
+    assert metrics.negative_f1(found, chosen, ASPECTS) == 1.0
+    assert 0.47 < chosen[BLAME] < 0.9
 
 
 def test_a_statement_lost_is_a_flip() -> None:

@@ -3,27 +3,29 @@
 One temperature per head (Guo et al., "On Calibration of Modern Neural Networks", 2017) and one weight of the wide part
 minimise the dev loss together. One threshold per aspect and demand is the best for the mean of its F1 over the data
 sets that have it, less the share of false alarms in the sets that never do: a set counts by what it asks, not by its
-size. Labels too rare on dev for a choice keep 0.5.
+size. Labels too rare on dev for a choice keep 0.5. Given these, the least probability of blame is the best for the mean
+F1 of negative aspects: where texts are mostly kind, a threshold of presence alone lets too much doubtful blame through.
 
 How strange a text is: the Mahalanobis distance of its embedding from training texts (Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, with one class), in units of the distance that is
 exceeded by 2 % of each dev set on average. The foreign texts of training/probes have no part in it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.labels import ASPECT_STATES, ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
-from training.metrics import DEFAULT_THRESHOLD, Answer, Floats, label_f1
+from serving.labels import ASPECT_STATES, ASPECTS, BLAME, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from training.metrics import DEFAULT_THRESHOLD, Answer, Floats, label_f1, negative_f1
 
 RARE: Final = 8
 _TEMPERATURES: Final = np.geomspace(0.5, 4.0, 25)
 _WEIGHTS: Final = np.arange(0.0, 1.51, 0.1)
 _THRESHOLDS: Final = np.arange(0.2, 0.81, 0.05)
+_BLAME: Final = np.arange(0.0, 0.61, 0.05)
 _TINY: Final = 1e-7
 _STRANGE: Final = 0.02
 _RIDGE: Final = 0.1  # of the mean variance, added to every direction: some hardly vary among so few texts
@@ -80,8 +82,9 @@ def weigh(deep: Sequence[Answer], wide: Sequence[Answer]) -> tuple[list[float], 
 
 
 def thresholds(found: Sequence[Answer]) -> dict[str, float]:
-    """The presence threshold of every aspect and demand."""
-    return {label: _threshold(found, label) for label in (*ASPECTS, *DEMANDS)}
+    """The presence threshold of every aspect and demand, and the least probability of blame."""
+    presence = {label: _threshold(found, label) for label in (*ASPECTS, *DEMANDS)}
+    return presence | {BLAME: _blame(found, presence)}
 
 
 def surroundings(familiar: Floats, dev: Sequence[Floats]) -> tuple[Floats, Floats]:
@@ -107,10 +110,7 @@ def strangeness(states: Floats, middle: Floats, scale: Array | Floats) -> Array:
 
 
 def _threshold(found: Sequence[Answer], label: str) -> float:
-    groups: dict[str, list[Answer]] = {}
-    for answer in found:
-        if label in answer.row.known_aspects or label in answer.row.known_demands:
-            groups.setdefault(answer.row.source.split("/")[0] + answer.row.lang, []).append(answer)
+    groups = _by_set(answer for answer in found if label in answer.row.known_aspects | answer.row.known_demands)
     having = [group for group in groups.values() if sum(map(_has(label), group)) >= RARE]
     others = [answer for group in groups.values() if not any(map(_has(label), group)) for answer in group]
     if not having:
@@ -118,11 +118,36 @@ def _threshold(found: Sequence[Answer], label: str) -> float:
     alarms = np.array([answer.presence(label) for answer in others])
 
     def gain(threshold: float) -> float:
-        right = float(np.mean([label_f1(group, label, threshold) for group in having]))
+        right = float(np.mean([label_f1(group, label, {label: threshold}) for group in having]))
         return right - float((alarms >= threshold).mean()) if len(alarms) else right
 
-    scores = np.array([gain(float(threshold)) for threshold in _THRESHOLDS])
-    return round(float(_THRESHOLDS[scores >= scores.max() - 1e-9].mean()), 3)
+    return _best_of(_THRESHOLDS, gain)
+
+
+def _blame(found: Sequence[Answer], presence: Mapping[str, float]) -> float:
+    """The best for the mean, over the data sets that have blame, of its F1."""
+    groups = _by_set(found).values()
+    having = [group for group in groups if sum("negative" in each.row.aspects.values() for each in group) >= RARE]
+    if not having:
+        return 0.0
+
+    def gain(least: float) -> float:
+        return float(np.mean([negative_f1(group, {**presence, BLAME: least}, ASPECTS) for group in having]))
+
+    return _best_of(_BLAME, gain)
+
+
+def _by_set(found: Iterable[Answer]) -> dict[str, list[Answer]]:
+    groups: dict[str, list[Answer]] = {}
+    for answer in found:
+        groups.setdefault(answer.row.source.split("/")[0] + answer.row.lang, []).append(answer)
+    return groups
+
+
+def _best_of(choices: Array, gain: Callable[[float], float]) -> float:
+    """The middle of the choices that gain most."""
+    scores = np.array([gain(float(choice)) for choice in choices])
+    return round(float(choices[scores >= scores.max() - 1e-9].mean()), 3)
 
 
 def _has(label: str) -> Callable[[Answer], bool]:

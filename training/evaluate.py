@@ -81,7 +81,7 @@ def _negative(found: Sequence[Answer], thresholds: Thresholds) -> float:
 
 
 def _suggestion(found: Sequence[Answer], thresholds: Thresholds) -> float:
-    return metrics.label_f1(found, "feature_request", thresholds.get("feature_request", metrics.DEFAULT_THRESHOLD))
+    return metrics.label_f1(found, "feature_request", thresholds)
 
 
 def _spans_of_true(found: Sequence[Answer], _: Thresholds) -> float:
@@ -139,8 +139,7 @@ def shipped_metadata(path: Path) -> dict[str, Any]:
 
 def shipped(path: Path, tokenizer: Any) -> System:
     """An exported model and the thresholds in its metadata."""
-    predict = metrics.onnx_predict(path)
-    return lambda rows: metrics.answers(rows, tokenizer, predict), shipped_metadata(path)["thresholds"]
+    return metrics.served(path, tokenizer), shipped_metadata(path)["thresholds"]
 
 
 def measure(
@@ -183,7 +182,7 @@ def per_label(found: Sequence[Answer], thresholds: Thresholds) -> list[str]:
     for label in (*ASPECTS, *DEMANDS):
         true = sum(label in answer.row.aspects or label in answer.row.demands for answer in found)
         made.append(
-            f"| {label} | {true} | {metrics.label_f1(found, label, thresholds[label]):.2f} | {thresholds[label]:.2f} |"
+            f"| {label} | {true} | {metrics.label_f1(found, label, thresholds):.2f} | {thresholds[label]:.2f} |"
         )
     return made
 
@@ -196,7 +195,7 @@ def demonstration(model: System) -> list[str]:
         said = [
             f"{aspect} {found.polarity(aspect)} ({found.presence(aspect):.2f})"
             for aspect in ASPECTS
-            if found.presence(aspect) >= thresholds[aspect]
+            if found.tells(aspect, thresholds)
         ]
         made.append(f"- {found.row.text} → {', '.join(said) or 'nothing'}")
     return made
@@ -207,8 +206,8 @@ def demonstration(model: System) -> list[str]:
 
 def statements(answer: Answer, thresholds: Thresholds) -> set[str]:
     """All that is said of a text: its sentiment, each aspect with its polarity, each demand."""
-    aspects = {f"{name} {answer.polarity(name)}" for name in ASPECTS if answer.presence(name) >= thresholds[name]}
-    demands = {name for name in DEMANDS if answer.presence(name) >= thresholds[name]}
+    aspects = {f"{name} {answer.polarity(name)}" for name in ASPECTS if answer.tells(name, thresholds)}
+    demands = {name for name in DEMANDS if answer.tells(name, thresholds)}
     return {f"sentiment {int(answer.sentiment.argmax())}", *aspects, *demands}
 
 

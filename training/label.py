@@ -83,12 +83,12 @@ def row_to_fill_in(answer: metrics.Answer, card: ModelCard) -> dict[str, Any]:
         "aspects": [
             {"aspect": name, "sentiment": answer.polarity(name), "evidence": []}
             for name in ASPECTS
-            if answer.presence(name) >= card.thresholds[name]
+            if answer.tells(name, card.thresholds)
         ],
         "demands": [
             {"demand": name, "strength": round(float(answer.demands[i, 1]), 1), "evidence": []}
             for i, name in enumerate(DEMANDS)
-            if answer.presence(name) >= card.thresholds[name]
+            if answer.tells(name, card.thresholds)
         ],
     }
 
@@ -103,7 +103,7 @@ def rows_to_fill_in(card: ModelCard, past: Texts, count: int) -> Iterator[dict[s
     tokenizer = load_tokenizer(card.tokenizer_file, card.max_length)
     embed = embedding(card)
     rows = [data.Row(text, "zh" if any("\u4e00" <= c <= "\u9fff" for c in text) else "en", "past") for text in past]
-    found = metrics.answers(rows, tokenizer, metrics.onnx_predict(card.model_file))
+    found = metrics.served(card.model_file, tokenizer)(rows)
     familiar = random.Random(0).sample(ours, min(FAMILIAR, len(ours)))
     for place in queue(found, embed(past), embed(familiar), card, count):
         yield row_to_fill_in(found[place], card)

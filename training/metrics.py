@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from serving import decode
-from serving.labels import ASPECTS, DEMANDS, EVIDENCE_LABELS, POLARITIES
+from serving.labels import ASPECTS, BLAME, DEMANDS, EVIDENCE_LABELS, POLARITIES
 from training.batches import encode, padded, token_labels
 from training.data import Row, Span
 from training.model import HEADS, Calibrated, RadarModel
@@ -45,6 +45,13 @@ class Answer:
     def polarity(self, aspect: str) -> str:
         """The likeliest polarity of an aspect, should it be present."""
         return POLARITIES[int(self.aspects[ASPECTS.index(aspect), 1:].argmax())]
+
+    def tells(self, label: str, thresholds: Mapping[str, float]) -> bool:
+        """Whether the radar tells the label, as :func:`serving.decode.decode` decides."""
+        if self.presence(label) < thresholds.get(label, DEFAULT_THRESHOLD):
+            return False
+        blamed = label in ASPECTS and self.polarity(label) == "negative"
+        return not blamed or float(self.aspects[ASPECTS.index(label), 1]) >= thresholds.get(BLAME, 0.0)
 
 
 def torch_predict(model: RadarModel) -> Predict:
@@ -116,6 +123,15 @@ def answers(rows: Sequence[Row], tokenizer: Tokenizer, predict: Predict, size: i
     return [found[i] for i in range(len(rows))]
 
 
+def served(path: Path, tokenizer: Tokenizer) -> Callable[[Sequence[Row]], list[Answer]]:
+    """What an exported model answers in service, where each text is read alone.
+
+    It matters, as int8 rounds a text by the largest values of its batch.
+    """
+    predict = onnx_predict(path)
+    return lambda rows: answers(rows, tokenizer, predict, 1)
+
+
 def sentiment_accuracy(found: Sequence[Answer]) -> float:
     """Share of rows with the right polarity. Where a set knows no neutral, neutral is not an option."""
     known = [answer for answer in found if answer.row.sentiment is not None]
@@ -130,7 +146,7 @@ def aspect_counts(answer: Answer, thresholds: Mapping[str, float]) -> tuple[int,
     """(right, predicted, true) pairs of aspect and polarity in one row."""
     right = predicted = 0
     for aspect in answer.row.known_aspects:
-        if answer.presence(aspect) >= thresholds.get(aspect, DEFAULT_THRESHOLD):
+        if answer.tells(aspect, thresholds):
             predicted += 1
             right += answer.row.aspects.get(aspect) == answer.polarity(aspect)
     return right, predicted, len(answer.row.aspects)
@@ -145,7 +161,7 @@ def presence_f1(
     found: Sequence[Answer], thresholds: Mapping[str, float], labels: Sequence[str], average: str = "micro"
 ) -> float:
     """Micro- or macro-F1 of the presence of ``labels``, whatever their polarity."""
-    counts = [presence_counts(found, label, thresholds.get(label, DEFAULT_THRESHOLD)) for label in labels]
+    counts = [presence_counts(found, label, thresholds) for label in labels]
     return f1(*np.sum(counts, axis=0)) if average == "micro" else float(np.mean([f1(*count) for count in counts]))
 
 
@@ -154,8 +170,7 @@ def negative_f1(found: Sequence[Answer], thresholds: Mapping[str, float], labels
     counts = np.zeros(3)
     for answer in found:
         for label in answer.row.known_aspects & set(labels):
-            enough = answer.presence(label) >= thresholds.get(label, DEFAULT_THRESHOLD)
-            said = enough and answer.polarity(label) == "negative"
+            said = answer.tells(label, thresholds) and answer.polarity(label) == "negative"
             true = answer.row.aspects.get(label) == "negative"
             counts += said and true, said, true
     return f1(*counts)
@@ -164,22 +179,22 @@ def negative_f1(found: Sequence[Answer], thresholds: Mapping[str, float], labels
 def demand_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
     """Macro-F1 over the demands that occur among the rows."""
     scores = [
-        label_f1(found, demand, thresholds.get(demand, DEFAULT_THRESHOLD))
+        label_f1(found, demand, thresholds)
         for demand in DEMANDS
         if any(demand in answer.row.demands for answer in found)
     ]
     return float(np.mean(scores)) if scores else float("nan")
 
 
-def label_f1(found: Sequence[Answer], label: str, threshold: float) -> float:
+def label_f1(found: Sequence[Answer], label: str, thresholds: Mapping[str, float]) -> float:
     """F1 of one aspect's or demand's presence."""
-    return f1(*presence_counts(found, label, threshold))
+    return f1(*presence_counts(found, label, thresholds))
 
 
-def presence_counts(found: Sequence[Answer], label: str, threshold: float) -> tuple[int, int, int]:
+def presence_counts(found: Sequence[Answer], label: str, thresholds: Mapping[str, float]) -> tuple[int, int, int]:
     """(right, predicted, true) texts with the label."""
     known = [answer for answer in found if label in answer.row.known_aspects or label in answer.row.known_demands]
-    said = [answer.presence(label) >= threshold for answer in known]
+    said = [answer.tells(label, thresholds) for answer in known]
     true = [label in answer.row.aspects or label in answer.row.demands for answer in known]
     return sum(a and b for a, b in zip(said, true, strict=True)), sum(said), sum(true)
 
@@ -187,10 +202,7 @@ def presence_counts(found: Sequence[Answer], label: str, threshold: float) -> tu
 def demand_accuracy(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
     """Share of rows whose known demands are all answered rightly, presence and absence."""
     right = [
-        all(
-            (answer.presence(name) >= thresholds.get(name, DEFAULT_THRESHOLD)) == (name in answer.row.demands)
-            for name in answer.row.known_demands
-        )
+        all(answer.tells(name, thresholds) == (name in answer.row.demands) for name in answer.row.known_demands)
         for answer in found
         if answer.row.known_demands
     ]
@@ -219,7 +231,7 @@ def span_f1(found: Sequence[Answer], thresholds: Mapping[str, float] | None, ove
         words = [decode.trimmed(answer.row.text, *offset) for offset in answer.offsets]
         for label in answer.row.known_spans & answer.row.known_aspects:
             true = _merged(answer.row.spans.get(label, ()))
-            shown = bool(true) if thresholds is None else answer.presence(label) >= thresholds[label]
+            shown = bool(true) if thresholds is None else answer.tells(label, thresholds)
             said = decode.spans(answer.evidence[:, EVIDENCE_LABELS.index(label)], words) if shown else []
             right = sum(any(_shared(one, other) >= overlap for other in true) for one in said)
             counts += min(right, len(true)), len(said), len(true)

@@ -270,7 +270,7 @@ def finish(model: RadarModel, mixture: data.Mixture, tokenizer_path: Path, targe
     model.wide_weight.copy_(torch.tensor(weights))
     facts: dict[str, Any] = {"version": VERSION, "languages": ["zh", "en"], "max_length": MAX_LENGTH}
     path = export(model, tokenizer_path, target, facts)
-    chosen = calibrate.thresholds(metrics.answers(dev, tokenizer, metrics.onnx_predict(path)))
+    chosen = calibrate.thresholds(metrics.served(path, tokenizer)(dev))
     set_metadata(path, facts | {"thresholds": chosen})
     half = export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
     know_home([path, half], mixture, tokenizer)
