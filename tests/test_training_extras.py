@@ -103,6 +103,12 @@ def test_passes_show_every_row_before_any_again() -> None:
     assert sorted(shown[:10]) == sorted(shown[10:]) == sorted(row.text for row in rows)
 
 
+def test_a_part_of_a_set_may_have_a_share_of_its_own() -> None:
+    rows = [Row(str(i), "en", "test/late" if i > 7 else "test") for i in range(10)]
+    one = data.Mixture({"test": rows}, [], {}, 0).one_pass({"test": 10, "test/late": 2, "test/other": 5}, 0)
+    assert sorted(row.text for row in one) == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "8", "9", "9"]
+
+
 def test_disturbed_rows_keep_their_labels_and_their_evidence_in_place() -> None:
     rows = [row for row in data.utterances() if row.spans][:200]
     by_labels = {(tuple(sorted(row.aspects.items())), tuple(sorted(row.demands.items()))) for row in rows}

@@ -168,11 +168,13 @@ def aspect_row(text: str, lang: str, source: str, quads: Iterable[Quad], scheme:
 
 
 def utterances(folder: Path = UTTERANCES) -> Iterator[Row]:
-    """Our own reviews and chats, labelled exhaustively: everything not named in a row is absent."""
+    """Our own reviews and chats, labelled exhaustively: everything not named in a row is absent. The source names the
+    files they stand in: those of ``zh_more.jsonl`` are "utterances/more"."""
     for path in sorted(folder.glob("*.jsonl")):
+        source = "/".join(["utterances", *path.stem.split("_")[1:]])
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
-                yield _utterance(json.loads(line))
+                yield replace(_utterance(json.loads(line)), source=source)
 
 
 def _utterance(item: Mapping[str, Any]) -> Row:
@@ -557,8 +559,16 @@ class Mixture:
         return [row for rows in self.sets.values() for row in rows]
 
     def one_pass(self, shares: Mapping[str, int], number: int) -> list[Row]:
-        """Pass ``number`` over the sets: ``shares[name]`` rows of each, none again before all of its set were seen."""
-        return [row for name, count in shares.items() for row in _turn(self.sets.get(name, []), count, number, name)]
+        """Pass ``number`` over the sets: ``shares[name]`` rows of each, none again before all of its set were seen.
+
+        A name such as "utterances/more" stands for the rows of that source, which so come more often than the others.
+        """
+        return [row for name, count in shares.items() for row in _turn(self._named(name), count, number, name)]
+
+    def _named(self, name: str) -> list[Row]:
+        if name in self.sets:
+            return self.sets[name]
+        return [row for row in self.sets.get(name.split("/")[0], []) if row.source == name]
 
 
 def _turn(rows: list[Row], count: int, number: int, seed: str) -> Iterator[Row]:
