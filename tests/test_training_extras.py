@@ -237,17 +237,25 @@ def test_spans_need_half_of_the_union_and_a_label_that_is_found() -> None:
     found = answer(ROW, {"logistics": 0.9, "packaging": 0.9}, marks)
     assert metrics.span_f1([found], half) == 1.0
     assert metrics.span_f1([answer(ROW, {"logistics": 0.9}, marks)], half) == pytest.approx(2 / 3)
-    assert metrics.span_f1([answer(ROW, {}, marks)], None) == 1.0
+    assert metrics.known_span_f1([answer(ROW, {}, marks)], half) == 1.0
     assert metrics.span_f1([answer(ROW, {"logistics": 0.9}, {"logistics": (0,)})], half) == 0.0
 
 
 def test_negative_aspects_and_presence_are_counted_apart() -> None:
     found = [answer(ROW, {"logistics": 0.9, "price": 0.9})]
     half = dict.fromkeys(ASPECTS, 0.5)
-    assert metrics.presence_counts(found, "price", half) == (0, 1, 0)
-    assert metrics.negative_f1(found, half, ASPECTS) == 0.5
-    assert metrics.negative_f1(found, half, ("logistics",)) == 1.0
-    assert metrics.presence_f1(found, half, ("logistics", "packaging"), "macro") == 0.5
+    assert metrics.presence_counts(found, ("price",), half).tolist() == [[[0, 1, 0]]]
+    assert metrics.negative_f1(found, half) == 0.5
+    assert metrics.presence(("logistics", "packaging"), metrics.macro)(found, half) == 0.5
+    assert metrics.presence(("logistics", "price"), metrics.micro)(found, half) == pytest.approx(2 / 3)
+
+
+def test_the_bootstrap_brackets_the_score_and_narrows_with_rows() -> None:
+    half = dict.fromkeys(ASPECTS, 0.5)
+    found = [answer(ROW, {"logistics": 0.9, "packaging": 0.9 * (i % 2)}) for i in range(40)]
+    score, (low, high) = metrics.aspect_f1(found, half), metrics.aspect_f1.interval(found, half)
+    few_low, few_high = metrics.aspect_f1.interval(found[:8], half)
+    assert few_low < low < score < high and high - low < few_high - few_low
 
 
 def test_doubtful_blame_of_what_is_there_is_left_out() -> None:
@@ -256,8 +264,8 @@ def test_doubtful_blame_of_what_is_there_is_left_out() -> None:
     taken_amiss.aspects[ASPECTS.index("price")] = (0.1, 0.47, 0.0, 0.43)
     found = [answer(ROW, {"logistics": 0.9, "packaging": 0.9})] * 10 + [taken_amiss] * 30
     chosen = calibrate.thresholds(found)
-    assert metrics.negative_f1(found, {**chosen, BLAME: 0.0}, ASPECTS) < 0.7
-    assert metrics.negative_f1(found, chosen, ASPECTS) == 1.0
+    assert metrics.negative_f1(found, {**chosen, BLAME: 0.0}) < 0.7
+    assert metrics.negative_f1(found, chosen) == 1.0
     assert 0.47 < chosen[BLAME] < 0.9
 
 

@@ -132,7 +132,7 @@ def _blame(found: Sequence[Answer], presence: Mapping[str, float]) -> float:
         return 0.0
 
     def gain(least: float) -> float:
-        return float(np.mean([negative_f1(group, {**presence, BLAME: least}, ASPECTS) for group in having]))
+        return float(np.mean([negative_f1(group, {**presence, BLAME: least}) for group in having]))
 
     return _best_of(_BLAME, gain)
 

@@ -29,7 +29,7 @@ from training import calibrate, data, mapping, metrics, probes, reliability
 from training.baselines import Majority, SnowSentiment, TfIdf
 from training.batches import Batch, collate, encode, load_tokenizer
 from training.fewshot import Head
-from training.metrics import Answer
+from training.metrics import Answer, Score, Thresholds, macro, micro, presence
 from training.model import RadarModel
 from training.train import BASE, REPOSITORY_MODEL, SMALL_MODEL, say
 
@@ -51,8 +51,6 @@ ANSWERS: Final = {
     "majority": ("sentiment", "aspect", "demands", "suggestions"),
 }
 
-Thresholds = Mapping[str, float]
-Score = Callable[[Sequence[Answer], Thresholds], float]
 #: By title and system: score, lower bound, upper bound, rows.
 Table = dict[str, dict[str, list[float]]]
 System = tuple[Callable[[Sequence[data.Row]], list[Answer]], Thresholds]
@@ -68,62 +66,48 @@ class Figure:
     reach: float | None = None
 
 
-def _accuracy(found: Sequence[Answer], _: Thresholds) -> float:
-    return metrics.sentiment_accuracy(found)
-
-
-def _presence(labels: Sequence[str], average: str) -> Score:
-    return lambda found, thresholds: metrics.presence_f1(found, thresholds, labels, average)
-
-
-def _negative(found: Sequence[Answer], thresholds: Thresholds) -> float:
-    return metrics.negative_f1(found, thresholds, ASPECTS)
-
-
-def _suggestion(found: Sequence[Answer], thresholds: Thresholds) -> float:
-    return metrics.label_f1(found, "feature_request", thresholds)
-
-
-def _spans_of_true(found: Sequence[Answer], _: Thresholds) -> float:
-    return metrics.span_f1(found, None)
-
-
 FIGURES_WANTED: Final = (
-    Figure("online_shopping", "sentiment, zh: online_shopping_10_cats, held out; accuracy", _accuracy, 0.95),
-    Figure("eprstmt", "sentiment, zh: EPRSTMT, a source not trained on; accuracy", _accuracy, 0.895),
-    Figure("amazon", "sentiment, en: amazon_polarity10k test; accuracy", _accuracy, 0.93),
-    Figure("utterances_zh", "sentiment with neutral, zh: our utterances; accuracy", _accuracy),
-    Figure("utterances_en", "sentiment with neutral, en: our utterances; accuracy", _accuracy),
+    Figure(
+        "online_shopping",
+        "sentiment, zh: online_shopping_10_cats, held out; accuracy",
+        metrics.sentiment_accuracy,
+        0.95,
+    ),
+    Figure("eprstmt", "sentiment, zh: EPRSTMT, a source not trained on; accuracy", metrics.sentiment_accuracy, 0.895),
+    Figure("amazon", "sentiment, en: amazon_polarity10k test; accuracy", metrics.sentiment_accuracy, 0.93),
+    Figure("utterances_zh", "sentiment with neutral, zh: our utterances; accuracy", metrics.sentiment_accuracy),
+    Figure("utterances_en", "sentiment with neutral, en: our utterances; accuracy", metrics.sentiment_accuracy),
     Figure("zhijiang", "aspect and polarity, zh: zhijiang_makeup, held out; micro-F1", metrics.aspect_f1, 0.82),
-    Figure("asqp_zh", "aspects, zh: ASQP zh-FoodBeverage dev; micro-F1", _presence(ASQP_ASPECTS, "micro"), 0.82),
-    Figure("asqp_zh", "aspects, zh: ASQP zh-FoodBeverage dev; macro-F1", _presence(ASQP_ASPECTS, "macro"), 0.74),
-    Figure("asqp_zh", "aspects spoken of badly, zh: ASQP zh-FoodBeverage dev; micro-F1", _negative, 0.72),
+    Figure("asqp_zh", "aspects, zh: ASQP zh-FoodBeverage dev; micro-F1", presence(ASQP_ASPECTS, micro), 0.82),
+    Figure("asqp_zh", "aspects, zh: ASQP zh-FoodBeverage dev; macro-F1", presence(ASQP_ASPECTS, macro), 0.74),
+    Figure("asqp_zh", "aspects spoken of badly, zh: ASQP zh-FoodBeverage dev; micro-F1", metrics.negative_f1, 0.72),
     Figure("asqp_zh", "aspect and polarity, zh: ASQP zh-FoodBeverage dev; micro-F1", metrics.aspect_f1),
-    Figure("asqp_en", "aspects spoken of badly, en: ASQP en-Phone dev; micro-F1", _negative, 0.65),
+    Figure("asqp_en", "aspects spoken of badly, en: ASQP en-Phone dev; micro-F1", metrics.negative_f1, 0.65),
     Figure("asqp_en", "aspect and polarity, en: ASQP en-Phone dev; micro-F1", metrics.aspect_f1),
     Figure("utterances_zh", "aspect and polarity, zh: our utterances; micro-F1", metrics.aspect_f1),
     Figure("utterances_en", "aspect and polarity, en: our utterances; micro-F1", metrics.aspect_f1),
     Figure("zhijiang", "evidence, zh: zhijiang_makeup; span F1", metrics.span_f1, 0.8),
-    Figure("zhijiang", "evidence, zh: zhijiang_makeup, were the labels known; span F1", _spans_of_true),
+    Figure("zhijiang", "evidence, zh: zhijiang_makeup, were the labels known; span F1", metrics.known_span_f1),
     Figure("asqp_zh", "evidence, zh: ASQP zh-FoodBeverage dev; span F1", metrics.span_f1),
     Figure("asqp_en", "evidence, en: ASQP en-Phone dev; span F1", metrics.span_f1),
     Figure("utterances_zh", "demands, zh: our utterances; macro-F1", metrics.demand_f1, 0.85),
     Figure("utterances_en", "demands, en: our utterances; macro-F1", metrics.demand_f1, 0.85),
-    Figure(
-        "annotated_zh", "demands, zh: real reviews, labelled by us, held out; micro-F1", _presence(DEMANDS, "micro")
-    ),
+    Figure("annotated_zh", "demands, zh: real reviews, labelled by us, held out; micro-F1", presence(DEMANDS, micro)),
     Figure("annotated_zh", "demands, zh: real reviews, labelled by us, held out; macro-F1", metrics.demand_f1),
     Figure(
         "annotated_zh", "aspect and polarity, zh: real reviews, labelled by us, held out; micro-F1", metrics.aspect_f1
     ),
-    Figure(
-        "annotated_en", "demands, en: real reviews, labelled by us, held out; micro-F1", _presence(DEMANDS, "micro")
-    ),
+    Figure("annotated_en", "demands, en: real reviews, labelled by us, held out; micro-F1", presence(DEMANDS, micro)),
     Figure("annotated_en", "demands, en: real reviews, labelled by us, held out; macro-F1", metrics.demand_f1),
     Figure(
         "annotated_en", "aspect and polarity, en: real reviews, labelled by us, held out; micro-F1", metrics.aspect_f1
     ),
-    Figure("suggestions", "suggestions, en: SemEval-2019 task 9 A, not trained on; F1", _suggestion, 0.6),
+    Figure(
+        "suggestions",
+        "suggestions, en: SemEval-2019 task 9 A, not trained on; F1",
+        presence(("feature_request",), micro),
+        0.6,
+    ),
     Figure("bitext", "demands, en: Bitext test; all right", metrics.demand_accuracy, 0.8),
     Figure("bitext", "demands, en: Bitext test; macro-F1", metrics.demand_f1),
     Figure("hint3", "demands, en: HINT3 shop chatbots, not trained on; macro-F1", metrics.demand_f1),
@@ -153,12 +137,8 @@ def measure(
             answers = found[name, figure.test]
             if not answers or not figure.title.startswith(ANSWERS.get(name, "")):
                 continue
-
-            def score(some: Sequence[Answer], figure: Figure = figure, to: Thresholds = thresholds) -> float:
-                return figure.score(some, to)
-
-            low, high = metrics.interval(answers, score)
-            cells = [round(value, 4) for value in (score(answers), low, high)]
+            bounds = figure.score.interval(answers, thresholds)
+            cells = [round(value, 4) for value in (figure.score(answers, thresholds), *bounds)]
             table.setdefault(figure.title, {})[name] = [*cells, len(answers)]
         say(f"{figure.title}: " + "  ".join(f"{name} {cells[0]:.3f}" for name, cells in table[figure.title].items()))
     return table

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,11 @@ Floats = npt.NDArray[np.float32]
 #: (input_ids, attention_mask), both int64 [B, T] -> sentiment, aspects, demands, evidence as in serving/labels.py.
 Predict = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Sequence[Floats]]
 
+Thresholds = Mapping[str, float]
+Counts = npt.NDArray[np.float64]
+
 DEFAULT_THRESHOLD: Final = 0.5
+OVERLAP: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Answer:
         """The likeliest polarity of an aspect, should it be present."""
         return POLARITIES[int(self.aspects[ASPECTS.index(aspect), 1:].argmax())]
 
-    def tells(self, label: str, thresholds: Mapping[str, float]) -> bool:
+    def tells(self, label: str, thresholds: Thresholds) -> bool:
         """Whether the radar tells the label, as :func:`serving.decode.decode` decides."""
         if self.presence(label) < thresholds.get(label, DEFAULT_THRESHOLD):
             return False
@@ -132,81 +136,145 @@ def served(path: Path, tokenizer: Tokenizer) -> Callable[[Sequence[Row]], list[A
     return lambda rows: answers(rows, tokenizer, predict, 1)
 
 
-def sentiment_accuracy(found: Sequence[Answer]) -> float:
-    """Share of rows with the right polarity. Where a set knows no neutral, neutral is not an option."""
-    known = [answer for answer in found if answer.row.sentiment is not None]
-    if not known:
-        return float("nan")
-    options = [i for i, name in enumerate(POLARITIES) if any(answer.row.sentiment == name for answer in known)]
-    right = [POLARITIES[max(options, key=lambda i: answer.sentiment[i])] == answer.row.sentiment for answer in known]
-    return float(np.mean(right))
+# --- scores ---------------------------------------------------------------------------------------------------------
 
 
-def aspect_counts(answer: Answer, thresholds: Mapping[str, float]) -> tuple[int, int, int]:
-    """(right, predicted, true) pairs of aspect and polarity in one row."""
-    right = predicted = 0
-    for aspect in answer.row.known_aspects:
-        if answer.tells(aspect, thresholds):
-            predicted += 1
-            right += answer.row.aspects.get(aspect) == answer.polarity(aspect)
-    return right, predicted, len(answer.row.aspects)
+@dataclass(frozen=True)
+class Score:
+    """A figure in two steps, so that its bootstrap need not read the answers again: what each row adds to some counts
+    ([N, ...]), and what their sum says."""
+
+    counts: Callable[[Sequence[Answer], Thresholds], Counts]
+    total: Callable[[Counts], float]
+
+    def __call__(self, found: Sequence[Answer], thresholds: Thresholds) -> float:
+        return self.total(self.counts(found, thresholds).sum(axis=0)) if found else float("nan")
+
+    def interval(
+        self, found: Sequence[Answer], thresholds: Thresholds, rounds: int = 200, seed: int = 0
+    ) -> tuple[float, float]:
+        """95 % bootstrap confidence interval over rows."""
+        counts = self.counts(found, thresholds)
+        draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), rounds)
+        scores = [self.total(sums) for sums in np.tensordot(draws, counts, axes=1)]
+        return float(np.nanpercentile(scores, 2.5)), float(np.nanpercentile(scores, 97.5))
 
 
-def aspect_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
-    """Micro-F1 over pairs of aspect and polarity."""
-    return f1(*np.sum([aspect_counts(answer, thresholds) for answer in found], axis=0))
+def f1(right: float, predicted: float, true: float) -> float:
+    """F1 from counts; 0 where nothing is right."""
+    return float(2 * right / (predicted + true)) if right else 0.0
 
 
-def presence_f1(
-    found: Sequence[Answer], thresholds: Mapping[str, float], labels: Sequence[str], average: str = "micro"
-) -> float:
-    """Micro- or macro-F1 of the presence of ``labels``, whatever their polarity."""
-    counts = [presence_counts(found, label, thresholds) for label in labels]
-    return f1(*np.sum(counts, axis=0)) if average == "micro" else float(np.mean([f1(*count) for count in counts]))
+def micro(sums: Counts) -> float:
+    """F1 of (right, predicted, true), [..., 3], added up."""
+    return f1(*sums.reshape(-1, 3).sum(axis=0))
 
 
-def negative_f1(found: Sequence[Answer], thresholds: Mapping[str, float], labels: Sequence[str]) -> float:
-    """Micro-F1 over the aspects that are spoken of badly, which is what alerts are made of."""
-    counts = np.zeros(3)
-    for answer in found:
-        for label in answer.row.known_aspects & set(labels):
-            said = answer.tells(label, thresholds) and answer.polarity(label) == "negative"
-            true = answer.row.aspects.get(label) == "negative"
-            counts += said and true, said, true
-    return f1(*counts)
-
-
-def demand_f1(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
-    """Macro-F1 over the demands that occur among the rows."""
-    scores = [
-        label_f1(found, demand, thresholds)
-        for demand in DEMANDS
-        if any(demand in answer.row.demands for answer in found)
-    ]
+def macro(sums: Counts) -> float:
+    """Mean F1 of the labels that occur; (right, predicted, true) each, [L, 3]."""
+    scores = [f1(*one) for one in sums if one[2]]
     return float(np.mean(scores)) if scores else float("nan")
 
 
-def label_f1(found: Sequence[Answer], label: str, thresholds: Mapping[str, float]) -> float:
+def share(sums: Counts) -> float:
+    """Right of all, [2]."""
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
+
+
+def _sentiments(found: Sequence[Answer], _: Thresholds) -> Counts:
+    """Right and known sentiment. Where a set knows no neutral, neutral is not an option."""
+    known = {answer.row.sentiment for answer in found}
+    options = [i for i, name in enumerate(POLARITIES) if name in known]
+    said = [POLARITIES[max(options, key=lambda i: answer.sentiment[i])] if options else None for answer in found]
+    return np.array(
+        [
+            (one == answer.row.sentiment, True) if answer.row.sentiment else (False, False)
+            for one, answer in zip(said, found, strict=True)
+        ],
+        float,
+    )
+
+
+def _pairs(found: Sequence[Answer], thresholds: Thresholds) -> Counts:
+    """Pairs of aspect and polarity: right, predicted, true."""
+    counts = np.zeros((len(found), 3))
+    for row, answer in zip(counts, found, strict=True):
+        told = [aspect for aspect in answer.row.known_aspects if answer.tells(aspect, thresholds)]
+        right = sum(answer.row.aspects.get(aspect) == answer.polarity(aspect) for aspect in told)
+        row[:] = right, len(told), len(answer.row.aspects)
+    return counts
+
+
+def _blamed(found: Sequence[Answer], thresholds: Thresholds) -> Counts:
+    """Aspects that are spoken of badly: right, predicted, true."""
+    counts = np.zeros((len(found), 3))
+    for row, answer in zip(counts, found, strict=True):
+        for aspect in answer.row.known_aspects:
+            said = answer.tells(aspect, thresholds) and answer.polarity(aspect) == "negative"
+            true = answer.row.aspects.get(aspect) == "negative"
+            row += said and true, said, true
+    return counts
+
+
+def presence_counts(found: Sequence[Answer], labels: Sequence[str], thresholds: Thresholds) -> Counts:
+    """[N, L, 3]: for each known label of each row whether it is rightly told, told, and true, whatever its polarity."""
+    counts = np.zeros((len(found), len(labels), 3))
+    for row, answer in zip(counts, found, strict=True):
+        for cell, label in zip(row, labels, strict=True):
+            if label in answer.row.known_aspects or label in answer.row.known_demands:
+                said, true = answer.tells(label, thresholds), label in answer.row.aspects or label in answer.row.demands
+                cell[:] = said and true, said, true
+    return counts
+
+
+def _all_demands(found: Sequence[Answer], thresholds: Thresholds) -> Counts:
+    """Rows whose known demands are all answered rightly, presence and absence; and rows with any known."""
+    return np.array(
+        [
+            (all(answer.tells(name, thresholds) == (name in answer.row.demands) for name in known), True)
+            if (known := answer.row.known_demands)
+            else (False, False)
+            for answer in found
+        ],
+        float,
+    )
+
+
+def _spans(found: Sequence[Answer], thresholds: Thresholds | None) -> Counts:
+    """Evidence spans of aspects, as the radar shows them: right, shown, true. A span is right if it shares half of the
+    union of both with a true span of its label. ``thresholds`` None: of the true labels, as if these were known.
+
+    True spans with no more than a character between them count as one, as the decoder joins them.
+    """
+    counts = np.zeros((len(found), 3))
+    for row, answer in zip(counts, found, strict=True):
+        words = [decode.trimmed(answer.row.text, *offset) for offset in answer.offsets]
+        for label in answer.row.known_spans & answer.row.known_aspects:
+            true = _merged(answer.row.spans.get(label, ()))
+            shown = bool(true) if thresholds is None else answer.tells(label, thresholds)
+            said = decode.spans(answer.evidence[:, EVIDENCE_LABELS.index(label)], words) if shown else []
+            right = sum(any(_shared(one, other) >= OVERLAP for other in true) for one in said)
+            row += min(right, len(true)), len(said), len(true)
+    return counts
+
+
+def presence(labels: Sequence[str], total: Callable[[Counts], float]) -> Score:
+    """The F1, micro or macro, of the presence of ``labels``."""
+    return Score(lambda found, thresholds: presence_counts(found, labels, thresholds), total)
+
+
+def label_f1(found: Sequence[Answer], label: str, thresholds: Thresholds) -> float:
     """F1 of one aspect's or demand's presence."""
-    return f1(*presence_counts(found, label, thresholds))
+    return presence((label,), micro)(found, thresholds)
 
 
-def presence_counts(found: Sequence[Answer], label: str, thresholds: Mapping[str, float]) -> tuple[int, int, int]:
-    """(right, predicted, true) texts with the label."""
-    known = [answer for answer in found if label in answer.row.known_aspects or label in answer.row.known_demands]
-    said = [answer.tells(label, thresholds) for answer in known]
-    true = [label in answer.row.aspects or label in answer.row.demands for answer in known]
-    return sum(a and b for a, b in zip(said, true, strict=True)), sum(said), sum(true)
-
-
-def demand_accuracy(found: Sequence[Answer], thresholds: Mapping[str, float]) -> float:
-    """Share of rows whose known demands are all answered rightly, presence and absence."""
-    right = [
-        all(answer.tells(name, thresholds) == (name in answer.row.demands) for name in answer.row.known_demands)
-        for answer in found
-        if answer.row.known_demands
-    ]
-    return float(np.mean(right)) if right else float("nan")
+sentiment_accuracy: Final = Score(_sentiments, share)
+aspect_f1: Final = Score(_pairs, micro)
+negative_f1: Final = Score(_blamed, micro)
+demand_f1: Final = presence(DEMANDS, macro)
+demand_accuracy: Final = Score(_all_demands, share)
+span_f1: Final = Score(_spans, micro)
+known_span_f1: Final = Score(lambda found, _: _spans(found, None), micro)
 
 
 def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -> float:
@@ -218,24 +286,6 @@ def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -
             said, true = answer.evidence[:, column] >= threshold, answer.tokens[:, column] > 0
             counts += (said & true).sum(), said.sum(), true.sum()
     return f1(*counts) if counts[2] else float("nan")
-
-
-def span_f1(found: Sequence[Answer], thresholds: Mapping[str, float] | None, overlap: float = 0.5) -> float:
-    """Micro-F1 over evidence spans as the radar shows them; a span is right if it shares ``overlap`` of the union of
-    both with a true span of its label. ``thresholds`` None: evidence of the true labels, as if these were known.
-
-    True spans with no more than a character between them count as one, as the decoder joins them.
-    """
-    counts = np.zeros(3)
-    for answer in found:
-        words = [decode.trimmed(answer.row.text, *offset) for offset in answer.offsets]
-        for label in answer.row.known_spans & answer.row.known_aspects:
-            true = _merged(answer.row.spans.get(label, ()))
-            shown = bool(true) if thresholds is None else answer.tells(label, thresholds)
-            said = decode.spans(answer.evidence[:, EVIDENCE_LABELS.index(label)], words) if shown else []
-            right = sum(any(_shared(one, other) >= overlap for other in true) for one in said)
-            counts += min(right, len(true)), len(said), len(true)
-    return f1(*counts)
 
 
 def _merged(spans: Sequence[Span]) -> list[Span]:
@@ -251,17 +301,3 @@ def _merged(spans: Sequence[Span]) -> list[Span]:
 def _shared(one: Span, other: Span) -> float:
     both = min(one[1], other[1]) - max(one[0], other[0])
     return max(0, both) / (one[1] - one[0] + other[1] - other[0] - max(0, both))
-
-
-def f1(right: float, predicted: float, true: float) -> float:
-    """F1 from counts; 0 where nothing is right."""
-    return float(2 * right / (predicted + true)) if right else 0.0
-
-
-def interval(
-    found: Sequence[Any], score: Callable[[Sequence[Any]], float], rounds: int = 200, seed: int = 0
-) -> tuple[float, float]:
-    """95 % bootstrap confidence interval of a score over rows."""
-    chooser = np.random.default_rng(seed)
-    scores = [score([found[i] for i in chooser.integers(0, len(found), len(found))]) for _ in range(rounds)]
-    return float(np.nanpercentile(scores, 2.5)), float(np.nanpercentile(scores, 97.5))

@@ -194,7 +194,7 @@ class Trainer:
         found = metrics.answers(dev, tokenizer, metrics.torch_predict(self.model))
         self.model.train()
         figures = {
-            "sentiment": metrics.sentiment_accuracy(found), "aspects": metrics.aspect_f1(found, {}),
+            "sentiment": metrics.sentiment_accuracy(found, {}), "aspects": metrics.aspect_f1(found, {}),
             "demands": metrics.demand_f1(found, {}), "evidence": metrics.evidence_f1(found),
         }  # fmt: skip
         say("       dev: " + "  ".join(f"{name} {value:.3f}" for name, value in figures.items()))
