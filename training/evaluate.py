@@ -361,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if mixture:
         sizes = [file.stat().st_size / 1e6 for file in (path, SMALL_MODEL / "model.onnx")]
         about = f"Model version {metadata['version']}, {sizes[0]:.0f} MB; the small model has {sizes[1]:.0f} MB. "
-        labels, shown = per_label(answer(ours), model[1]), demonstration(model)
+        labels, shown = per_label(said[: len(ours)], model[1]), demonstration(model)
         _write(about, lines(table, list(systems)), notes, labels, shown, mixture)
         FIGURES.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (DOCS / "reliability.svg").write_text(reliability.drawing(panels), encoding="utf-8")

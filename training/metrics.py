@@ -185,14 +185,12 @@ def _sentiments(found: Sequence[Answer], _: Thresholds) -> Counts:
     """Right and known sentiment. Where a set knows no neutral, neutral is not an option."""
     known = {answer.row.sentiment for answer in found}
     options = [i for i, name in enumerate(POLARITIES) if name in known]
-    said = [POLARITIES[max(options, key=lambda i: answer.sentiment[i])] if options else None for answer in found]
-    return np.array(
-        [
-            (one == answer.row.sentiment, True) if answer.row.sentiment else (False, False)
-            for one, answer in zip(said, found, strict=True)
-        ],
-        float,
-    )
+    counts = np.zeros((len(found), 2))
+    for row, answer in zip(counts, found, strict=True):
+        if answer.row.sentiment:
+            said = POLARITIES[max(options, key=lambda i: answer.sentiment[i])]
+            row[:] = said == answer.row.sentiment, True
+    return counts
 
 
 def _pairs(found: Sequence[Answer], thresholds: Thresholds) -> Counts:
@@ -229,15 +227,11 @@ def presence_counts(found: Sequence[Answer], labels: Sequence[str], thresholds: 
 
 def _all_demands(found: Sequence[Answer], thresholds: Thresholds) -> Counts:
     """Rows whose known demands are all answered rightly, presence and absence; and rows with any known."""
-    return np.array(
-        [
-            (all(answer.tells(name, thresholds) == (name in answer.row.demands) for name in known), True)
-            if (known := answer.row.known_demands)
-            else (False, False)
-            for answer in found
-        ],
-        float,
-    )
+    counts = np.zeros((len(found), 2))
+    for row, answer in zip(counts, found, strict=True):
+        if known := answer.row.known_demands:
+            row[:] = all(answer.tells(name, thresholds) == (name in answer.row.demands) for name in known), True
+    return counts
 
 
 def _spans(found: Sequence[Answer], thresholds: Thresholds | None) -> Counts:
