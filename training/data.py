@@ -216,6 +216,14 @@ def online_shopping(data: Path) -> Iterator[Row]:
                 yield Row(text, "zh", f"online_shopping/{item['cat']}", sentiment)
 
 
+def waimai(data: Path) -> Iterator[Row]:
+    """Chinese reviews of takeaway meals; sentiment only."""
+    with (data / "zh_review_sentiment" / "waimai_10k.csv").open(encoding="utf-8", newline="") as file:
+        for item in csv.DictReader(file):
+            if text := clean(item["review"]):
+                yield Row(text, "zh", "waimai", "positive" if item["label"] == "1" else "negative")
+
+
 def amazon(data: Path, part: Literal["train", "test"]) -> Iterator[Row]:
     """English Amazon reviews; sentiment only."""
     for line in (data / "amazon_polarity10k" / f"amazon.{part}.dat").read_text(encoding="utf-8").splitlines():
@@ -376,6 +384,7 @@ SPLIT_BY_HASH: Final = ("utterances", "online_shopping", "zhijiang", "annotated"
 #: The sets whose texts may be annotated, with all their files.
 ANNOTATED_SETS: Final[Mapping[str, Callable[[Path], Iterable[Row]]]] = {
     "online_shopping": online_shopping,
+    "waimai": waimai,
     "amazon": lambda data: (*amazon(data, "train"), *amazon(data, "test")),
     "eprstmt": eprstmt,
     "zhijiang": zhijiang,
@@ -612,6 +621,7 @@ def mixture(data: Path | None) -> Mixture:
         pool |= {
             "annotated": real,
             "online_shopping": _shorter(unique(online_shopping(data)), 250),
+            "waimai": unique(waimai(data)),
             "amazon": _shorter(unique(amazon(data, "train")), 800),
             "zhijiang": unique(zhijiang(data)),
             "asqp_zh": _shorter(unique(asqp(data, "zh", "train")), 160),
