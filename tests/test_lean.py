@@ -116,11 +116,12 @@ def test_dropped_layers_are_gone_and_their_weights_load(model: RadarModel) -> No
     assert alike(answers(again), answers(small), 1e-6) and not alike(answers(small), answers(model), 1e-3)
 
 
-def test_a_plan_that_drops_layers_needs_the_model_it_takes_them_from(tmp_path: Path) -> None:
-    plan = Plan.read(CONFIGS / "small.toml")
-    assert set(plan.drop) < set(range(12))
-    with pytest.raises(SystemExit, match="--start"):
-        full(tmp_path, tmp_path, plan, tmp_path)
+def test_plans_that_drop_layers_and_no_others_have_a_teacher(tmp_path: Path) -> None:
+    small, shipped = (Plan.read(CONFIGS / f"{name}.toml") for name in ("small", "shipped"))
+    assert set(small.drop) < set(range(12))
+    for plan, teacher in ((small, None), (shipped, tmp_path)):
+        with pytest.raises(SystemExit, match="--teacher"):
+            full(tmp_path, tmp_path, plan, tmp_path, teacher=teacher)
 
 
 def test_a_student_that_agrees_has_nothing_to_learn_and_padding_does_not_count() -> None:

@@ -108,21 +108,35 @@ def test_other_files_and_other_encoders_are_refused(model: RadarModel, exported:
         shallow.load_weights(restored(exported))
 
 
-def test_the_trainer_starts_from_an_exported_model(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its first step has no speed yet, so that a run of one step ends with the weights that it began with."""
-    base, out = tmp_path / "base", tmp_path / "out"
+def after_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, *arguments: str
+) -> dict[str, torch.Tensor]:
+    """Weights at the end of a run of one step; it has no speed yet, so they are those that the run began with."""
+    base, out, path = tmp_path / "base", tmp_path / "out", tmp_path / "plan.toml"
     tiny().encoder.save_pretrained(base)
     shutil.copyfile(TOKENIZER, base / "tokenizer.json")
-    plan = tmp_path / "plan.toml"
-    plan.write_text("rows = 1\nminutes = 5\nsize = 4\n[shares]\nutterances = 8\n", encoding="utf-8")
+    path.write_text(f"{plan}rows = 1\nminutes = 5\nsize = 4\n[shares]\nutterances = 8\n", encoding="utf-8")
     rows = data.unique(data.utterances())[:8]
     mixture = data.Mixture({"utterances": rows}, [], {}, 0)
     monkeypatch.setattr(data, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(data, "mixture", lambda _: mixture)
     monkeypatch.setattr(train, "fit", lambda *_: None)
     monkeypatch.setattr(train, "finish", lambda *_: None)
-    train.main(["--config", str(plan), "--base", str(base), "--start", str(exported), "--out", str(out)])
-    ended = torch.load(out / "model.pt", weights_only=True)
+    train.main(["--config", str(path), "--base", str(base), "--out", str(out), *arguments])
+    ended: dict[str, torch.Tensor] = torch.load(out / "model.pt", weights_only=True)
+    return ended
+
+
+def test_the_trainer_starts_from_an_exported_model(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = after_one_step(tmp_path, monkeypatch, "", "--start", str(exported))
     assert all(torch.equal(tensor, ended[name]) for name, tensor in restored(exported).items())
+
+
+def test_a_smaller_model_begins_with_the_layers_of_its_teacher(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = after_one_step(tmp_path, monkeypatch, "drop = [0]\n", "--teacher", str(exported))
+    taught, layer = restored(exported), "encoder.encoder.layer.{}.output.dense.weight"
+    assert torch.equal(ended[layer.format(0)], taught[layer.format(1)]) and layer.format(1) not in ended

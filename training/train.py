@@ -41,7 +41,7 @@ SMALL_MODEL: Final = data.ROOT / "model_repo" / "demand_small" / "1"
 TOKENIZER: Final = REPOSITORY_MODEL / "tokenizer.json"
 CONFIGS: Final = Path(__file__).parent / "configs"
 BASE: Final = data.ROOT.parent / "shared" / "weights" / "me5-small-zhen-fp16"
-VERSION: Final = "5"
+VERSION: Final = "6"
 WARM_UP: Final = 0.04
 SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
@@ -66,7 +66,7 @@ class Plan:
     size: int = 32
     frozen: int = 4  #: lowest encoder layers that stay as they are; the embeddings are the first
     length: int = MAX_LENGTH
-    drop: Sequence[int] = ()  #: encoder layers left out of the model of --start, which is then the teacher as well
+    drop: Sequence[int] = ()  #: encoder layers of the teacher that the model does without
     adapter: str = ""  #: "lora" or "dora": train low-rank updates of the encoder instead of its weights
     rank: int = 16  #: of an adapter
     kept: float = 0.0  #: share of the weights of --start in those at the end
@@ -300,26 +300,38 @@ def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 2) for value in values]
 
 
-def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.inf, start: Path | None = None) -> None:
-    """The shipped model; ``until`` is the Unix time at which training is over at the latest, ``start`` a state of an
-    earlier run, or an exported model, whose weights are the first ones."""
-    if (plan.drop or plan.kept) and not start:
-        raise SystemExit("A plan that drops layers or keeps weights starts from a trained model: name it with --start.")
+def full(
+    base: Path,
+    out: Path,
+    plan: Plan,
+    target: Path,
+    until: float = math.inf,
+    start: Path | None = None,
+    teacher: Path | None = None,
+) -> None:
+    """The shipped model; ``until`` is the Unix time at which training is over at the latest.
+
+    ``start`` and ``teacher`` are states of earlier runs, or exported models. A model of fewer layers than its teacher
+    begins with the teacher's weights where ``start`` gives none.
+    """
+    if plan.kept and not start:
+        raise SystemExit("A plan that keeps weights starts from a trained model: name it with --start.")
+    if bool(plan.drop) != bool(teacher):
+        raise SystemExit("Plans that drop layers, and only those, have a teacher: name the full model with --teacher.")
     say("Reading the data sets ...")
     mixture = with_disturbed(data.mixture(data.data_folder()))
     tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
     say(f"{len(mixture.train)} training rows, {len(mixture.dev)} dev rows, {mixture.dropped} left out as leaks.")
     model = RadarModel.from_base(base)
-    if start:
-        model.load_weights(
-            restored(start) if start.suffix == ".onnx" else torch.load(start, weights_only=True)["model"]
-        )
-    teacher = None
-    if plan.drop:
-        teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    taught_by = None
+    if teacher:
+        model.load_weights(_weights(teacher))
+        taught_by = copy.deepcopy(model).eval().requires_grad_(False)
         model.drop(plan.drop)
+    if start:
+        model.load_weights(_weights(start))
     first = {name: tensor.clone() for name, tensor in model.state_dict().items()} if plan.kept else {}
-    trainer = Trainer(model, plan, out, until, teacher)
+    trainer = Trainer(model, plan, out, until, taught_by)
     trainer.resume()
     trainer.run(mixture, tokenizer)
     trainer.model.merge()
@@ -329,6 +341,13 @@ def full(base: Path, out: Path, plan: Plan, target: Path, until: float = math.in
     fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
     finish(trainer.model, mixture, base / "tokenizer.json", target, out)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".onnx":
+        return restored(path)
+    weights: dict[str, Tensor] = torch.load(path, weights_only=True)["model"]
+    return weights
 
 
 def smoke(plan: Plan) -> None:
@@ -359,6 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=CONFIGS / "shipped.toml", help="the plan of the run")
     parser.add_argument("--base", type=Path, default=BASE, help="folder of an encoder in Hugging Face form")
     parser.add_argument("--start", type=Path, help="last.pt of an earlier run or an exported model.onnx to go on from")
+    parser.add_argument("--teacher", type=Path, help="the full model, in either form, for a plan that drops layers")
     parser.add_argument("--out", type=Path, default=data.ROOT / "build" / "checkpoints", help="where states are kept")
     parser.add_argument("--target", type=Path, default=REPOSITORY_MODEL, help="where the exported model goes")
     parser.add_argument("--minutes", type=float, help="budget of computing time, instead of the plan's")
@@ -373,7 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.smoke:
         smoke(plan)
     else:
-        full(chosen.base, chosen.out, plan, chosen.target, _moment(chosen.until), chosen.start)
+        full(chosen.base, chosen.out, plan, chosen.target, _moment(chosen.until), chosen.start, chosen.teacher)
 
 
 def _moment(clock: str | None) -> float:
