@@ -84,7 +84,7 @@ def test_every_plan_can_be_read_and_names_known_sets(path: Path) -> None:
     plan = Plan.read(path, minutes=5.0, rows=None)
     assert plan.minutes == 5.0 and plan.rows > 0
     assert plan.shares.keys() <= {
-        "utterances", "joined", "online_shopping", "amazon", "zhijiang", "asqp_zh", "asqp_en", "acos_laptop",
+        "utterances", "joined", "online_shopping", "waimai", "amazon", "zhijiang", "asqp_zh", "asqp_en", "acos_laptop",
         "dimabsa_laptop", "oats", "bitext", "clinc", "disturbed", "annotated", "dialects",
         *(row.source for row in data.utterances()),
     }  # fmt: skip
