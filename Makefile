@@ -47,7 +47,7 @@ fmt: setup-all  ## format the code
 train-smoke: setup-all  ## minutes: train a tiny model on the texts in the repository, export and load it
 	$(BIN)/python -m training.train --smoke
 
-train: setup-all  ## the shipped model, from the base weights and data sets (hours on 2 cores)
+train: setup-all  ## a model from the base weights and all data sets, into model_repo/demand/1 (eight hours on 2 cores)
 	$(BIN)/python -m training.train
 
 evaluate: setup-all  ## figures of the shipped model into docs/model-card.md

@@ -123,7 +123,7 @@ def disagreement(one: Path, other: Path, texts: Sequence[Sequence[int]]) -> floa
 
 def _samples(tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of texts that come with the repository: some to learn from, some to compare on."""
-    texts = [row.text for row in data.utterances()]
+    texts = [row.text for row in data.part(data.utterances(), "train")]
     chosen = random.Random(0).sample(texts, 2 * SAMPLES)
     ids = [encoding.ids for encoding in tokenizer.encode_batch(chosen)]
     return ids[:SAMPLES], ids[SAMPLES:]

@@ -68,7 +68,9 @@ def test_the_queue_gives_rows_to_correct(past: Path, repository: Path) -> None:
     rows = [
         json.loads(line) for line in radar("queue", str(past), "--count", "4", models=repository).stdout.splitlines()
     ]
-    assert len(rows) == 4 and all(row.keys() == {"text", "lang", "sentiment", "aspects", "demands"} for row in rows)
+    assert len(rows) == 4 and all(
+        row.keys() == {"text", "lang", "kind", "sentiment", "aspects", "demands"} for row in rows
+    )
 
 
 def test_what_is_wrong_with_the_texts_is_said(past: Path, repository: Path) -> None:

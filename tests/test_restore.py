@@ -115,7 +115,9 @@ def after_one_step(
     base, out, path = tmp_path / "base", tmp_path / "out", tmp_path / "plan.toml"
     tiny().encoder.save_pretrained(base)
     shutil.copyfile(TOKENIZER, base / "tokenizer.json")
-    path.write_text(f"{plan}rows = 1\nminutes = 5\nsize = 4\n[shares]\nutterances = 8\n", encoding="utf-8")
+    path.write_text(
+        f"version = 'test'\n{plan}rows = 1\nminutes = 5\nsize = 4\n[shares]\nutterances = 8\n", encoding="utf-8"
+    )
     rows = data.unique(data.utterances())[:8]
     mixture = data.Mixture({"utterances": rows}, [], {}, 0)
     monkeypatch.setattr(data, "data_folder", lambda: tmp_path)

@@ -166,7 +166,8 @@ def test_the_demonstration_is_not_among_the_training_rows() -> None:
 
 def test_batches_hold_every_row_once_and_cut_texts_with_labels_are_left_out(tokenizer: Tokenizer) -> None:
     rows = [Row("好" * n, "zh", "test", "positive") for n in range(1, 100)]
-    rows.append(Row("质量好，" * 100, "zh", "test", known_aspects=mapping.ALL_ASPECTS))
+    rows.append(Row("真的不错，" * 100, "zh", "test", "positive", known_demands=mapping.ALL_DEMANDS))
+    rows.append(Row("质量好，" * 100, "zh", "test", aspects={"quality": "positive"}, known_aspects=mapping.ALL_ASPECTS))
     encoded = trainable(encode(rows, tokenizer))
     found = [one.row.text for chosen in batches(encoded, 8, seed=1) for one in chosen]
     assert sorted(found) == sorted(row.text for row in rows[:-1])

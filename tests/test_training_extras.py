@@ -91,7 +91,9 @@ def test_every_plan_can_be_read_and_names_known_sets(path: Path) -> None:
 
 
 def test_an_unknown_field_of_a_plan_is_named(tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text("rows = 1\nminutes = 1\nlearning_speed = 3\n[shares]\n", encoding="utf-8")
+    (tmp_path / "plan.toml").write_text(
+        "version = 'test'\nrows = 1\nminutes = 1\nlearning_speed = 3\n[shares]\n", encoding="utf-8"
+    )
     with pytest.raises(SystemExit, match="learning_speed"):
         Plan.read(tmp_path / "plan.toml")
 
@@ -136,7 +138,7 @@ def test_dialects_are_other_words_for_utterances_that_are_trained_on() -> None:
 
 
 def test_answers_to_a_text_and_its_plain_wording_are_drawn_together(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    trainer = Trainer(tiny(tokenizer), Plan({}, rows=1, minutes=1), tmp_path)
+    trainer = Trainer(tiny(tokenizer), Plan("test", {}, rows=1, minutes=1), tmp_path)
     trainer.model.eval()
     rows = [Row("物流咋恁慢", "zh", "test", plain=plain) for plain in (None, "物流咋恁慢", "物流怎么这么慢")]
     one_by_one = []
@@ -159,7 +161,7 @@ def test_a_run_goes_on_where_it_was_and_can_be_merged(
 ) -> None:
     if adapter:
         pytest.importorskip("peft")
-    plan = Plan({"utterances": 64}, rows=64, minutes=5, size=16, frozen=1, adapter=adapter, rank=2)
+    plan = Plan("test", {"utterances": 64}, rows=64, minutes=5, size=16, frozen=1, adapter=adapter, rank=2)
     first = Trainer(tiny(tokenizer), plan, tmp_path)
     first.run(mixture, tokenizer)
     second = Trainer(tiny(tokenizer), replace(plan, rows=128), tmp_path)
@@ -180,7 +182,7 @@ def test_a_run_goes_on_where_it_was_and_can_be_merged(
 def test_frozen_layers_stay_as_they_are(mixture: data.Mixture, tokenizer: Tokenizer, tmp_path: Path) -> None:
     model = tiny(tokenizer)
     before = {name: value.clone() for name, value in model.encoder.named_parameters()}
-    plan = Plan({"utterances": 64}, rows=64, minutes=5, size=16, frozen=2)
+    plan = Plan("test", {"utterances": 64}, rows=64, minutes=5, size=16, frozen=2)
     Trainer(model, plan, tmp_path).run(mixture, tokenizer)
     after = dict(model.encoder.named_parameters())
     assert {name.split(".")[2] for name, value in before.items() if not torch.equal(value, after[name])} == {"1"}
@@ -195,7 +197,7 @@ def test_weights_are_blended_with_earlier_ones(tokenizer: Tokenizer) -> None:
 
 
 def test_a_run_ends_when_nothing_gets_better(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    trainer = Trainer(tiny(tokenizer), Plan({}, rows=10, minutes=1, patience=2), tmp_path)
+    trainer = Trainer(tiny(tokenizer), Plan("test", {}, rows=10, minutes=1, patience=2), tmp_path)
     trainer.scores = [0.5, 0.7, 0.6]
     assert not trainer.stale
     trainer.scores.append(0.7)
@@ -203,8 +205,8 @@ def test_a_run_ends_when_nothing_gets_better(tokenizer: Tokenizer, tmp_path: Pat
 
 
 def test_an_appointed_end_drives_progress(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    assert Trainer(tiny(tokenizer), Plan({}, rows=10, minutes=1), tmp_path).progress == 0
-    assert Trainer(tiny(tokenizer), Plan({}, rows=10, minutes=1), tmp_path, until=-math.inf).progress >= 0
+    assert Trainer(tiny(tokenizer), Plan("test", {}, rows=10, minutes=1), tmp_path).progress == 0
+    assert Trainer(tiny(tokenizer), Plan("test", {}, rows=10, minutes=1), tmp_path, until=-math.inf).progress >= 0
 
 
 # --- figures --------------------------------------------------------------------------------------------------------

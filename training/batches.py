@@ -71,8 +71,9 @@ def encode(rows: Sequence[Row], tokenizer: Tokenizer) -> list[Encoded]:
 
 
 def trainable(encoded: Iterable[Encoded]) -> list[Encoded]:
-    """Without labelled texts that were cut: their labels may rest on words that are gone. Sentiment rows stay."""
-    return [one for one in encoded if not one.cut or not (one.row.known_aspects or one.row.known_demands)]
+    """Without texts that were cut and have aspects or demands: these may rest on words that are gone. What a whole text
+    lacks, its beginning lacks too."""
+    return [one for one in encoded if not one.cut or not (one.row.aspects or one.row.demands)]
 
 
 def token_labels(one: Encoded) -> Tensor:

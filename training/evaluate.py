@@ -316,6 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, help="look at the first rows of each test only")
     parser.add_argument("--gate", type=Path, help="figures.json of an earlier model that must not be lost")
     chosen = parser.parse_args(arguments)
+    before = json.loads(chosen.gate.read_text(encoding="utf-8")) if chosen.gate else {}
     folder = data.data_folder()
     path = chosen.model / "model.onnx"
     metadata = shipped_metadata(path)
@@ -365,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _write(about, lines(table, list(systems)), notes, labels, shown, mixture)
         FIGURES.write_text(json.dumps(table, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         (DOCS / "reliability.svg").write_text(reliability.drawing(panels), encoding="utf-8")
-    if chosen.gate and (worse := gate(table, json.loads(chosen.gate.read_text(encoding="utf-8")))):
+    if worse := gate(table, before):
         raise SystemExit("Worse than before:\n" + "\n".join(worse))
 
 

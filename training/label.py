@@ -79,6 +79,7 @@ def row_to_fill_in(answer: metrics.Answer, card: ModelCard) -> dict[str, Any]:
     return {
         "text": answer.row.text,
         "lang": answer.row.lang,
+        "kind": "",
         "sentiment": POLARITIES[int(answer.sentiment.argmax())],
         "aspects": [
             {"aspect": name, "sentiment": answer.polarity(name), "evidence": []}

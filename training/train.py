@@ -41,7 +41,6 @@ SMALL_MODEL: Final = data.ROOT / "model_repo" / "demand_small" / "1"
 TOKENIZER: Final = REPOSITORY_MODEL / "tokenizer.json"
 CONFIGS: Final = Path(__file__).parent / "configs"
 BASE: Final = data.ROOT.parent / "shared" / "weights" / "me5-small-zhen-fp16"
-VERSION: Final = "6"
 WARM_UP: Final = 0.04
 SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
@@ -58,6 +57,7 @@ NOT_HOME: Final = {"clinc", "disturbed", "dialects", "joined"}
 class Plan:
     """One run: what it may spend, how it learns, and how its sets are mixed. The fields of a file in configs/."""
 
+    version: str  #: the model's name, by which alerts and cards call it
     shares: Mapping[str, int]  #: rows of each set in one pass
     rows: int
     minutes: float  #: computing time of the training thread
@@ -254,7 +254,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def finish(model: RadarModel, mixture: data.Mixture, tokenizer_path: Path, target: Path, out: Path) -> Path:
+def finish(
+    model: RadarModel, version: str, mixture: data.Mixture, tokenizer_path: Path, target: Path, out: Path
+) -> Path:
     """Weigh the two parts and calibrate on dev rows, export, choose thresholds on the exported model, store them in it.
 
     The fp16 model for GPUs, with the same thresholds, stays in ``out``: it is not shipped.
@@ -268,7 +270,7 @@ def finish(model: RadarModel, mixture: data.Mixture, tokenizer_path: Path, targe
     temperatures, weights = calibrate.weigh(deep, wide)
     model.temperature.copy_(torch.tensor(temperatures))
     model.wide_weight.copy_(torch.tensor(weights))
-    facts: dict[str, Any] = {"version": VERSION, "languages": ["zh", "en"], "max_length": MAX_LENGTH}
+    facts: dict[str, Any] = {"version": version, "languages": ["zh", "en"], "max_length": MAX_LENGTH}
     path = export(model, tokenizer_path, target, facts)
     chosen = calibrate.thresholds(metrics.served(path, tokenizer)(dev))
     set_metadata(path, facts | {"thresholds": chosen})
@@ -340,7 +342,7 @@ def full(
     say("Fitting the wide part ...")
     fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
-    finish(trainer.model, mixture, base / "tokenizer.json", target, out)
+    finish(trainer.model, plan.version, mixture, base / "tokenizer.json", target, out)
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
@@ -360,7 +362,7 @@ def smoke(plan: Plan) -> None:
         trainer.run(mixture, tokenizer)
         trainer.model.merge()
         fit(trainer.model.wide, trainable(encode(mixture.sets["utterances"], tokenizer)), plan.seed)
-        path = finish(trainer.model, mixture, TOKENIZER, Path(folder) / "model", Path(folder))
+        path = finish(trainer.model, plan.version, mixture, TOKENIZER, Path(folder) / "model", Path(folder))
         ids = np.array([tokenizer.encode(text).ids[:8] for text in data.DEMONSTRATION], dtype=np.int64)
         shapes = [list(tensor.shape) for tensor in metrics.onnx_predict(path)(ids, np.ones_like(ids))]
     wanted = [[2, 3], [2, len(ASPECTS), 4], [2, len(DEMANDS), 2], [2, 8, len(EVIDENCE_LABELS)]]
