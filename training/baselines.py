@@ -6,7 +6,7 @@ evidence.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -19,14 +19,6 @@ from training.data import Row
 from training.metrics import Answer, Floats
 
 _NO_TOKENS: Floats = np.zeros((0, len(EVIDENCE_LABELS)), np.float32)
-
-
-class Baseline(Protocol):
-    """Answers rows like the model does."""
-
-    def answers(self, rows: Sequence[Row]) -> list[Answer]:
-        """One answer per row, in order."""
-        ...
 
 
 class Majority:

@@ -571,9 +571,14 @@ class Mixture:
 
         A name such as "utterances/more" stands for the rows of that source, which so come more often than the others.
         """
-        return [row for name, count in shares.items() for row in _turn(self._named(name), count, number, name)]
+        return [row for name, count in shares.items() for row in _turn(self.named(name), count, number, name)]
 
-    def _named(self, name: str) -> list[Row]:
+    def names(self) -> list[str]:
+        """What :meth:`named` knows."""
+        return sorted({*self.sets, *(row.source for row in self.sets.get("utterances", []))})
+
+    def named(self, name: str) -> list[Row]:
+        """The training rows of a set, or those of one source in a set; none for an unknown name."""
         if name in self.sets:
             return self.sets[name]
         return [row for row in self.sets.get(name.split("/")[0], []) if row.source == name]

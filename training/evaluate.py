@@ -41,9 +41,6 @@ BEGIN, END = "<!-- figures: written by training.evaluate -->", "<!-- end of figu
 #: Coarse aspects that occur at least ten times on ASQP zh-FoodBeverage dev.
 ASQP_ASPECTS: Final = tuple(name for name in ASPECTS if name not in ("usability", "after-sales"))
 
-#: Tests, besides our utterances, on whose first rows calibration is shown.
-CALIBRATED: Final = ("online_shopping", "amazon", "asqp_zh", "asqp_en")
-
 #: What some systems answer only; no baseline marks evidence.
 ANSWERS: Final = {
     "TF-IDF + LR": ("sentiment", "aspect", "demands", "suggestions"),

@@ -63,14 +63,6 @@ class Head:
         return hstack([csr_matrix(centred / np.maximum(lengths, 1e-9)), self._grams.transform(texts)]).tocsr()
 
 
-def uncertain(found: npt.NDArray[np.float64], count: int) -> list[int]:
-    """Places of the ``count`` least certain rows of :meth:`Head.probabilities`, the least certain first: the queue of
-    what is worth a person's label."""
-    ranked = np.sort(found, axis=1)
-    order = np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")
-    return [int(i) for i in order[:count]]
-
-
 def novel(states: Floats, seen: Floats, count: int) -> list[int]:
     """Places of the ``count`` states farthest (by cosine) from the nearest of ``seen``, the farthest first."""
     return [int(i) for i in np.argsort(-strangeness(states, seen), kind="stable")[:count]]

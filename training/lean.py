@@ -32,7 +32,7 @@ FAINT: Final = 1e-3
 
 
 def lean(model: RadarModel) -> RadarModel:
-    """A copy for export, in fp32. Of encoders other than BERT only the heads are lean."""
+    """A copy for export, in fp32. Encoders other than BERT stay as they are."""
     made = copy.deepcopy(model).eval()
     if isinstance(made.encoder, BertModel):
         made.encoder = LeanBert(made.encoder)

@@ -238,13 +238,13 @@ def _spans(found: Sequence[Answer], thresholds: Thresholds | None) -> Counts:
     """Evidence spans of aspects, as the radar shows them: right, shown, true. A span is right if it shares half of the
     union of both with a true span of its label. ``thresholds`` None: of the true labels, as if these were known.
 
-    True spans with no more than a character between them count as one, as the decoder joins them.
+    True spans with nothing but blanks between them count as one.
     """
     counts = np.zeros((len(found), 3))
     for row, answer in zip(counts, found, strict=True):
         words = [decode.trimmed(answer.row.text, *offset) for offset in answer.offsets]
         for label in answer.row.known_spans & answer.row.known_aspects:
-            true = _merged(answer.row.spans.get(label, ()))
+            true = _merged(answer.row.text, answer.row.spans.get(label, ()))
             shown = bool(true) if thresholds is None else answer.tells(label, thresholds)
             said = decode.spans(answer.evidence[:, EVIDENCE_LABELS.index(label)], words) if shown else []
             right = sum(any(_shared(one, other) >= OVERLAP for other in true) for one in said)
@@ -282,10 +282,10 @@ def evidence_f1(found: Sequence[Answer], threshold: float = DEFAULT_THRESHOLD) -
     return f1(*counts) if counts[2] else float("nan")
 
 
-def _merged(spans: Sequence[Span]) -> list[Span]:
+def _merged(text: str, spans: Sequence[Span]) -> list[Span]:
     joined: list[Span] = []
     for start, end in sorted(spans):
-        if joined and start <= joined[-1][1] + 1:
+        if joined and not text[joined[-1][1] : start].strip():
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
             joined.append((start, end))

@@ -26,8 +26,8 @@ def restored(path: Path) -> dict[str, Tensor]:
     kept = _tensors(onnx.load(path).graph)
     if not {"encoder.words.scale", "wide.feeling.table.scale"} <= kept.keys():
         raise SystemExit(
-            f"{path} is not an int8 model as training/lean.py makes it, but an older one or fp16: name the state of "
-            "its run (last.pt), or export it anew from there."
+            f"{path} is not an int8 model as training/lean.py makes it, but an older one or fp16: name the weights "
+            "of its run (model.pt), or export it anew from there."
         )
     places = kept["encoder.places"]
     state = {name: tensor for name, tensor in kept.items() if name.split(".")[0] in ("norm", *HEADS)}

@@ -12,6 +12,7 @@ import copy
 import math
 import os
 import random
+import shutil
 import tempfile
 import time
 import tomllib
@@ -110,7 +111,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget used: of rows, of minutes or of the time until the appointed end, the furthest."""
-        waited = (time.time() - self._began) / (self._until - self._began)
+        waited = (time.time() - self._began) / (self._until - self._began) if self._began < self._until else 1.0
         appointed = self._from + (1 - self._from) * waited
         return max(self.rows / self.plan.rows, self.seconds / (60 * self.plan.minutes), appointed)
 
@@ -259,7 +260,7 @@ def finish(
 ) -> Path:
     """Weigh the two parts and calibrate on dev rows, export, choose thresholds on the exported model, store them in it.
 
-    The fp16 model for GPUs, with the same thresholds, stays in ``out``: it is not shipped.
+    Only what is complete goes to ``target``. The fp16 model for GPUs, with the same thresholds, stays in ``out``.
     """
     tokenizer, dev = load_tokenizer(tokenizer_path), mixture.dev
     model.eval()
@@ -271,11 +272,15 @@ def finish(
     model.temperature.copy_(torch.tensor(temperatures))
     model.wide_weight.copy_(torch.tensor(weights))
     facts: dict[str, Any] = {"version": version, "languages": ["zh", "en"], "max_length": MAX_LENGTH}
-    path = export(model, tokenizer_path, target, facts)
-    chosen = calibrate.thresholds(metrics.served(path, tokenizer)(dev))
-    set_metadata(path, facts | {"thresholds": chosen})
+    made = export(model, tokenizer_path, out / "export", facts)
+    chosen = calibrate.thresholds(metrics.served(made, tokenizer)(dev))
+    set_metadata(made, facts | {"thresholds": chosen})
     half = export_half(model, out / "model.fp16.onnx", facts | {"thresholds": chosen})
-    know_home([path, half], mixture, tokenizer)
+    know_home([made, half], mixture, tokenizer)
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(made.with_name("tokenizer.json"), target / "tokenizer.json")
+    shutil.copyfile(made, target / "model.part")
+    path = (target / "model.part").replace(target / "model.onnx")
     say(f"Temperatures {_rounded(temperatures)}, weights of the wide part {_rounded(weights)}; wrote {path}")
     return path
 
@@ -322,6 +327,8 @@ def full(
         raise SystemExit("Plans that drop layers, and only those, have a teacher: name the full model with --teacher.")
     say("Reading the data sets ...")
     mixture = with_disturbed(data.mixture(data.data_folder()))
+    if unknown := [name for name in plan.shares if not mixture.named(name)]:
+        raise SystemExit(f"The plan's shares name {', '.join(unknown)}, but there are {', '.join(mixture.names())}.")
     tokenizer = load_tokenizer(base / "tokenizer.json", plan.length)
     say(f"{len(mixture.train)} training rows, {len(mixture.dev)} dev rows, {mixture.dropped} left out as leaks.")
     model = RadarModel.from_base(base)
@@ -343,12 +350,17 @@ def full(
     fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
     finish(trainer.model, plan.version, mixture, base / "tokenizer.json", target, out)
+    (out / "last.pt").replace(out / "ended.pt")  # the next run with this --out is a new one
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
+    """Of an exported model, of the state of a run, or of the weights that it ended with."""
+    if not path.is_file():
+        raise SystemExit(f"There is no {path}: name a model.onnx, or the model.pt or last.pt of an earlier run.")
     if path.suffix == ".onnx":
         return restored(path)
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True)["model"]
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    weights: dict[str, Tensor] = state.get("model", state)
     return weights
 
 
@@ -379,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny model on the repository's texts, a minute")
     parser.add_argument("--config", type=Path, default=CONFIGS / "shipped.toml", help="the plan of the run")
     parser.add_argument("--base", type=Path, default=BASE, help="folder of an encoder in Hugging Face form")
-    parser.add_argument("--start", type=Path, help="last.pt of an earlier run or an exported model.onnx to go on from")
+    parser.add_argument("--start", type=Path, help="model.pt of an earlier run or an exported model.onnx to go on from")
     parser.add_argument("--teacher", type=Path, help="the full model, in either form, for a plan that drops layers")
     parser.add_argument("--out", type=Path, default=data.ROOT / "build" / "checkpoints", help="where states are kept")
     parser.add_argument("--target", type=Path, default=REPOSITORY_MODEL, help="where the exported model goes")
