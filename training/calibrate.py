@@ -2,9 +2,10 @@
 
 One temperature per head (Guo et al., "On Calibration of Modern Neural Networks", 2017) and one weight of the wide part
 minimise the dev loss together. One threshold per aspect and demand is the best for the mean of its F1 over the data
-sets that have it, less the share of false alarms in the sets that never do: a set counts by what it asks, not by its
-size. Labels too rare on dev for a choice keep 0.5. Given these, the least probability of blame is the best for the mean
-F1 of negative aspects: where texts are mostly kind, a threshold of presence alone lets too much doubtful blame through.
+sets that have it, where a set counts alike whatever its size, less the share of false alarms among all rows of the
+sets that never do. Labels too rare on dev for a choice keep 0.5. Given these, the least probability of blame is the
+best for the mean F1 of negative aspects: where texts are mostly kind, a threshold of presence alone lets too much
+doubtful blame through.
 
 How strange a text is: the Mahalanobis distance of its embedding from training texts (Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples", NeurIPS 2018, with one class), in units of the distance that is
