@@ -33,6 +33,7 @@ Span = tuple[int, int]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 UTTERANCES: Final = Path(__file__).parent / "utterances"
+OUTSIDERS: Final = Path(__file__).parent / "outsiders"
 ANNOTATIONS: Final = Path(__file__).parent / "annotations"
 
 #: Sentences the model is demonstrated on. Nothing like them may be trained on.
@@ -168,10 +169,10 @@ def aspect_row(text: str, lang: str, source: str, quads: Iterable[Quad], scheme:
 
 
 def utterances(folder: Path = UTTERANCES) -> Iterator[Row]:
-    """Our own reviews and chats, labelled exhaustively: everything not named in a row is absent. The source names the
-    files they stand in: those of ``zh_more.jsonl`` are "utterances/more"."""
+    """Reviews and chats written for this project, labelled exhaustively: everything neither named in a row nor "masked"
+    is absent. The source names the files they stand in: those of ``utterances/zh_more.jsonl`` are "utterances/more"."""
     for path in sorted(folder.glob("*.jsonl")):
-        source = "/".join(["utterances", *path.stem.split("_")[1:]])
+        source = "/".join([folder.name, *path.stem.split("_")[1:]])
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 yield replace(_utterance(json.loads(line)), source=source)
@@ -194,9 +195,11 @@ def _utterance(item: Mapping[str, Any]) -> Row:
                 demands[name] = max(demands.get(name, 0.0), float(label["strength"]))
             else:
                 aspects[name] = label["sentiment"]
+    masked = set(item.get("masked", ()))
+    known = (ALL_ASPECTS | ALL_DEMANDS) - wordless - masked
     return Row(
-        text, item["lang"], "utterances", item["sentiment"], aspects, ALL_ASPECTS, demands, ALL_DEMANDS, spans,
-        (ALL_ASPECTS | ALL_DEMANDS) - wordless,
+        text, item["lang"], "utterances", item["sentiment"],
+        aspects, ALL_ASPECTS - masked, demands, ALL_DEMANDS - masked, spans, known,
     )  # fmt: skip
 
 
@@ -597,8 +600,8 @@ def _turn(rows: list[Row], count: int, number: int, seed: str) -> Iterator[Row]:
 
 
 def tests(data: Path | None) -> dict[str, list[Row]]:
-    """The held-out sets by name; without public data only our own utterances."""
-    ours = {"utterances": part(unique(utterances()), "test")}
+    """The held-out sets by name; without public data only those written for this project."""
+    ours = {"utterances": part(unique(utterances()), "test"), "outsiders": unique(utterances(OUTSIDERS))}
     if data is None:
         return ours
     found = ours | {

@@ -89,6 +89,10 @@ FIGURES_WANTED: Final = (
     Figure("asqp_en", "evidence, en: ASQP en-Phone dev; span F1", metrics.span_f1),
     Figure("utterances_zh", "demands, zh: our utterances; macro-F1", metrics.demand_f1, 0.85),
     Figure("utterances_en", "demands, en: our utterances; macro-F1", metrics.demand_f1, 0.85),
+    Figure("outsiders_zh", "demands, zh: writers who did not know the labels; micro-F1", presence(DEMANDS, micro)),
+    Figure("outsiders_zh", "aspect and polarity, zh: writers who did not know the labels; micro-F1", metrics.aspect_f1),
+    Figure("outsiders_en", "demands, en: writers who did not know the labels; micro-F1", presence(DEMANDS, micro)),
+    Figure("outsiders_en", "aspect and polarity, en: writers who did not know the labels; micro-F1", metrics.aspect_f1),
     Figure("annotated_zh", "demands, zh: real reviews, labelled by us, held out; micro-F1", presence(DEMANDS, micro)),
     Figure("annotated_zh", "demands, zh: real reviews, labelled by us, held out; macro-F1", metrics.demand_f1),
     Figure(
@@ -322,8 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say("Reading the data sets ...")
     mixture = None if chosen.dry else data.mixture(folder)
     tests = dict(mixture.tests if mixture else data.tests(folder))
-    ours = tests.pop("utterances")
-    tests |= {f"utterances_{lang}": [row for row in ours if row.lang == lang] for lang in ("zh", "en")}
+    ours = tests["utterances"]
+    for name in ("utterances", "outsiders"):
+        rows = tests.pop(name)
+        tests |= {f"{name}_{lang}": [row for row in rows if row.lang == lang] for lang in ("zh", "en")}
     tests = {name: rows[: chosen.rows] for name, rows in tests.items()}
     systems = {"model": model}
     if mixture:
