@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +13,21 @@ from hypothesis import strategies as st
 
 from serving.labels import ASPECTS, DEMANDS, POLARITIES
 from training import probes
-from training.data import DEMONSTRATION, ROOT, UTTERANCES, clean, find, key, likenesses, split_of
+from training.data import DEMONSTRATION, OUTSIDERS, ROOT, UTTERANCES, clean, find, key, likenesses, split_of
 from training.probes import PERTURBATIONS
 
 LANGS = ("zh", "en")
-ITEMS: list[dict[str, Any]] = [
-    json.loads(line)
-    for path in sorted(UTTERANCES.glob("*.jsonl"))
-    for line in path.read_text(encoding="utf-8").splitlines()
-]
+
+
+def items(folder: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+ITEMS = items(UTTERANCES)
 
 
 def near_pairs(texts: Iterable[str], others: Iterable[str] = (), limit: float = 0.6) -> list[tuple[str, str]]:
@@ -108,6 +115,20 @@ def test_every_demand_has_enough_texts_to_learn_from_and_to_be_tested_on(lang: s
                 held_out.update(demands)
     assert {demand: count for demand in DEMANDS if (count := texts[demand]) < 120} == {}
     assert {demand: count for demand in DEMANDS if (count := held_out[demand]) < 15} == {}
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_outsiders_are_labelled_by_the_scheme(lang: str) -> None:
+    outsiders = [item for item in items(OUTSIDERS) if item["lang"] == lang]
+    assert len(outsiders) >= 500
+    for item in outsiders:
+        aspects = {label["aspect"]: label["sentiment"] for label in item["aspects"]}
+        demands = {label["demand"]: label["strength"] for label in item["demands"]}
+        masked = set(item.get("masked", ()))
+        assert aspects.keys() <= set(ASPECTS) and demands.keys() <= set(DEMANDS), item
+        assert masked <= {*ASPECTS, *DEMANDS} - aspects.keys() - demands.keys(), item
+        assert {*aspects.values(), item["sentiment"] or "neutral"} <= set(POLARITIES), item
+        assert all(0 < strength <= 1 for strength in demands.values()), item
 
 
 # --- probes ---------------------------------------------------------------------------------------------------------
