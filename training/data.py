@@ -33,6 +33,7 @@ Span = tuple[int, int]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 UTTERANCES: Final = Path(__file__).parent / "utterances"
+#: Texts by writers who knew no label, in the form of the utterances; a test, never trained on.
 OUTSIDERS: Final = Path(__file__).parent / "outsiders"
 ANNOTATIONS: Final = Path(__file__).parent / "annotations"
 
