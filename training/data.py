@@ -176,10 +176,10 @@ def utterances(folder: Path = UTTERANCES) -> Iterator[Row]:
         source = "/".join([folder.name, *path.stem.split("_")[1:]])
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
-                yield replace(_utterance(json.loads(line)), source=source)
+                yield _utterance(json.loads(line), source)
 
 
-def _utterance(item: Mapping[str, Any]) -> Row:
+def _utterance(item: Mapping[str, Any], source: str) -> Row:
     text = clean(item["text"])
     aspects: dict[str, str] = {}
     demands: dict[str, float] = {}
@@ -199,7 +199,7 @@ def _utterance(item: Mapping[str, Any]) -> Row:
     masked = set(item.get("masked", ()))
     known = (ALL_ASPECTS | ALL_DEMANDS) - wordless - masked
     return Row(
-        text, item["lang"], "utterances", item["sentiment"],
+        text, item["lang"], source, item["sentiment"],
         aspects, ALL_ASPECTS - masked, demands, ALL_DEMANDS - masked, spans, known,
     )  # fmt: skip
 
