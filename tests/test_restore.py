@@ -111,7 +111,8 @@ def test_other_files_and_other_encoders_are_refused(model: RadarModel, exported:
 def after_one_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, *arguments: str
 ) -> dict[str, torch.Tensor]:
-    """Weights at the end of a run of one step; it has no speed yet, so they are those that the run began with."""
+    """Weights at the end of a run of one step; it has no speed yet, so they are those that the run began with, but for
+    the bias of the wide part, to which fitting adds one."""
     base, out, path = tmp_path / "base", tmp_path / "out", tmp_path / "plan.toml"
     tiny().encoder.save_pretrained(base)
     shutil.copyfile(TOKENIZER, base / "tokenizer.json")
@@ -122,7 +123,7 @@ def after_one_step(
     mixture = data.Mixture({"utterances": rows}, [], {}, 0)
     monkeypatch.setattr(data, "data_folder", lambda: tmp_path)
     monkeypatch.setattr(data, "mixture", lambda _: mixture)
-    monkeypatch.setattr(train, "fit", lambda *_: None)
+    monkeypatch.setattr(train, "fit", lambda wide, *_: wide.topics.bias.data.add_(1))
     monkeypatch.setattr(train, "finish", lambda *_: None)
     train.main(["--config", str(path), "--base", str(base), "--out", str(out), *arguments])
     ended: dict[str, torch.Tensor] = torch.load(out / "model.pt", weights_only=True)
@@ -133,12 +134,16 @@ def test_the_trainer_starts_from_an_exported_model(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = after_one_step(tmp_path, monkeypatch, "", "--start", str(exported))
-    assert all(torch.equal(tensor, ended[name]) for name, tensor in restored(exported).items())
+    begun, fitted = restored(exported), "wide.topics.bias"
+    assert torch.equal(ended.pop(fitted), begun.pop(fitted) + 1)
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in begun.items())
 
 
-def test_a_smaller_model_begins_with_the_layers_of_its_teacher(
+def test_a_smaller_model_begins_with_the_layers_of_its_teacher_and_keeps_its_wide_part(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = after_one_step(tmp_path, monkeypatch, "drop = [0]\n", "--teacher", str(exported))
     taught, layer = restored(exported), "encoder.encoder.layer.{}.output.dense.weight"
     assert torch.equal(ended[layer.format(0)], taught[layer.format(1)]) and layer.format(1) not in ended
+    wide = [name for name in taught if name.startswith("wide.")]
+    assert wide and all(torch.equal(ended[name], taught[name]) for name in wide)

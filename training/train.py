@@ -319,7 +319,7 @@ def full(
     """The shipped model; ``until`` is the Unix time at which training is over at the latest.
 
     ``start`` and ``teacher`` are states of earlier runs, or exported models. A model of fewer layers than its teacher
-    begins with the teacher's weights where ``start`` gives none.
+    begins with the teacher's weights where ``start`` gives none, and ends with the teacher's wide part.
     """
     if plan.kept and not start:
         raise SystemExit("A plan that keeps weights starts from a trained model: name it with --start.")
@@ -346,8 +346,11 @@ def full(
     trainer.model.merge()
     if plan.kept:
         trainer.model.blend(first, plan.kept)
-    say("Fitting the wide part ...")
-    fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
+    if taught_by:
+        trainer.model.wide.load_state_dict(taught_by.wide.state_dict())
+    else:
+        say("Fitting the wide part ...")
+        fit(trainer.model.wide, trainable(encode(mixture.train, tokenizer)), plan.seed)
     torch.save(trainer.model.state_dict(), out / "model.pt")
     finish(trainer.model, plan.version, mixture, base / "tokenizer.json", target, out)
     (out / "last.pt").replace(out / "ended.pt")  # the next run with this --out is a new one
