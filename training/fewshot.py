@@ -2,9 +2,9 @@
 
 The encoder stays as it is. Its mean state says what a text is about, character n-grams say how it is put; a logistic
 regression over both needs some 8 to 32 examples per label. In the HINT3 trials this beat each part alone, and weighing
-labels alike, however many examples they have, 0.884 of held-back training queries (three shops) became 0.895. A text whose
-likeliest label is not likely enough belongs to none of them: :attr:`Head.floor` is chosen by cross-validation on the
-examples alone, so that ``keep`` of them are still accepted.
+labels alike, however many examples they have, made 0.895 of 0.884 (held-back training queries of three shops). A text
+whose likeliest label is not likely enough belongs to none of them: :attr:`Head.floor` is chosen by cross-validation on
+the examples alone, so that ``keep`` of them are still accepted.
 """
 
 from collections.abc import Callable, Sequence
