@@ -144,7 +144,11 @@ def test_dialects_are_other_words_for_utterances_that_are_trained_on() -> None:
     assert len(spoken) > 700 and all(row.plain != row.text and not row.spans for row in spoken)
 
 
-def test_answers_to_a_text_and_its_plain_wording_are_drawn_together(tokenizer: Tokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("halves", [False, True], ids=["fp32", "bf16"])
+def test_answers_to_a_text_and_its_plain_wording_are_drawn_together(
+    halves: bool, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "HALVES", halves)
     trainer = Trainer(tiny(tokenizer), Plan("test", {}, rows=1, minutes=1), tmp_path)
     rows = [Row("物流咋恁慢", "zh", "test", plain=plain) for plain in (None, "物流咋恁慢", "物流怎么这么慢")]
     one_by_one = []
@@ -152,7 +156,7 @@ def test_answers_to_a_text_and_its_plain_wording_are_drawn_together(tokenizer: T
         trainer.model.eval()
         chosen = encode([row], tokenizer)
         batch = collate(chosen)
-        one_by_one.append(trainer._unlike_plain(trainer.model(batch.ids, batch.mask), chosen).item())
+        one_by_one.append(trainer._unlike_plain(train._answer(trainer.model, batch.ids, batch.mask), chosen).item())
     assert one_by_one[:2] == [0.0, pytest.approx(0, abs=1e-6)] and one_by_one[2] > 1e-6
 
 
