@@ -46,6 +46,8 @@ WARM_UP: Final = 0.04
 SAVE_SECONDS: Final = 300
 REPORT_BATCHES: Final = 50
 CHECK_ROWS: Final = 300
+#: Weight of :meth:`Trainer._unlike_plain` beside the losses of the labels.
+PLAIN_WEIGHT: Final = 2.0
 #: Whether this CPU computes in bf16; emulated, a step takes seven times as long as in fp32.
 HALVES: Final = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 #: Texts of each set from which strangeness is measured, of utterances five times as many: chats are like them.
@@ -180,7 +182,7 @@ class Trainer:
             plain = _answer(self.model, *padded([one.plain for one in chosen if one.plain]))
         self.model.train()
         ours = Logits(*(scores[places] for scores in logits))
-        return total(agreement(ours, plain)) * (len(places) / len(chosen))
+        return PLAIN_WEIGHT * total(agreement(ours, plain)) * (len(places) / len(chosen))
 
     def _report(self, recent: Sequence[dict[str, Tensor]]) -> None:
         means = {task: float(torch.stack([losses[task] for losses in recent]).mean()) for task in recent[0]}
